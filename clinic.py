@@ -1,0 +1,413 @@
+"""The embedded clinic: a synthetic world of thirty conditions in which reasoning can be checked exactly.
+
+A case shows 4-5 of its condition's six typical findings, 1-2 incidental ones and, in a third of the cases, a red
+herring: a finding typical of a wrong option. Findings overlap between the conditions of an organ system, and four of
+the five options are of one system, so a single finding rarely decides; the true condition always explains strictly
+more of the case than any other option. Laboratory findings carry a value that an answer must copy.
+
+The facts are textbook associations, chosen to be sensible and few. They are for training tiny models, not for patients.
+
+    python clinic.py base 20000 traces.jsonl          a corpus of reasoning traces (CORPORA) for train_sft.py
+    python clinic.py questions 500 cases.jsonl --split test
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import re
+
+from data import Question
+
+LETTERS = "ABCDE"
+
+# system: {condition: (treatment, confirmatory test, six typical findings)}. "name|unit" is a laboratory value.
+SYSTEMS = {
+    "cardiovascular": {
+        "acute pericarditis": ("colchicine", "electrocardiography", [
+            "sharp chest pain", "pericardial friction rub", "relief on leaning forward", "diffuse ST elevation",
+            "low-grade fever", "shortness of breath"]),
+        "myocardial infarction": ("percutaneous coronary intervention", "coronary angiography", [
+            "crushing chest pain", "left arm pain", "profuse sweating", "shortness of breath", "hypotension",
+            "troponin|ng/L"]),
+        "aortic dissection": ("intravenous labetalol", "CT angiography of the aorta", [
+            "tearing back pain", "unequal arm pulses", "widened mediastinum", "profuse sweating", "syncope",
+            "sharp chest pain"]),
+        "heart failure": ("intravenous furosemide", "transthoracic echocardiography", [
+            "orthopnea", "leg swelling", "raised jugular venous pressure", "third heart sound", "shortness of breath",
+            "BNP|pg/mL"]),
+        "cardiac tamponade": ("pericardiocentesis", "bedside cardiac ultrasound", [
+            "muffled heart sounds", "pulsus paradoxus", "raised jugular venous pressure", "hypotension", "syncope",
+            "low QRS voltage"]),
+    },
+    "respiratory": {
+        "lobar pneumonia": ("amoxicillin", "chest radiography", [
+            "high fever", "productive cough", "pleuritic pain", "lobar consolidation", "bronchial breath sounds",
+            "white cell count|x10^9/L"]),
+        "pulmonary embolism": ("therapeutic heparin", "CT pulmonary angiography", [
+            "sudden breathlessness", "pleuritic pain", "unilateral calf swelling", "hemoptysis", "tachycardia",
+            "D-dimer|ng/mL"]),
+        "tension pneumothorax": ("needle decompression", "lung ultrasound", [
+            "sudden breathlessness", "absent breath sounds", "hyperresonant percussion", "tracheal deviation",
+            "tachycardia", "pleuritic pain"]),
+        "COPD exacerbation": ("noninvasive ventilation", "arterial blood gas analysis", [
+            "expiratory wheeze", "productive cough", "barrel chest", "long smoking history", "prolonged expiration",
+            "arterial carbon dioxide|mmHg"]),
+        "asthma attack": ("nebulized salbutamol", "bronchodilator spirometry", [
+            "expiratory wheeze", "nocturnal cough", "chest tightness", "prolonged expiration", "history of eczema",
+            "peak flow|L/min"]),
+    },
+    "gastrointestinal": {
+        "acute pancreatitis": ("intravenous fluid resuscitation", "serum lipase assay", [
+            "epigastric pain", "pain radiating to the back", "repeated vomiting", "heavy alcohol use",
+            "reduced bowel sounds", "lipase|U/L"]),
+        "acute cholecystitis": ("laparoscopic cholecystectomy", "right upper quadrant ultrasound", [
+            "right upper quadrant pain", "Murphy sign", "pain after fatty meals", "repeated vomiting",
+            "shoulder tip pain", "C-reactive protein|mg/L"]),
+        "perforated peptic ulcer": ("emergency laparotomy", "upright abdominal radiography", [
+            "epigastric pain", "board-like rigidity", "free air under the diaphragm", "regular ibuprofen use",
+            "reduced bowel sounds", "shoulder tip pain"]),
+        "acute appendicitis": ("laparoscopic appendectomy", "contrast CT of the abdomen", [
+            "pain migrating to the right lower quadrant", "McBurney point tenderness", "Rovsing sign",
+            "loss of appetite", "repeated vomiting", "C-reactive protein|mg/L"]),
+        "small bowel obstruction": ("nasogastric decompression", "small bowel contrast study", [
+            "colicky abdominal pain", "abdominal distension", "high-pitched bowel sounds", "previous laparotomy",
+            "repeated vomiting", "absolute constipation"]),
+    },
+    "neurological": {
+        "ischemic stroke": ("intravenous alteplase", "diffusion-weighted MRI", [
+            "facial weakness", "arm drift", "slurred speech", "gaze deviation", "atrial fibrillation",
+            "systolic pressure|mmHg"]),
+        "subarachnoid hemorrhage": ("aneurysm coiling", "noncontrast head CT", [
+            "thunderclap headache", "neck stiffness", "photophobia", "confusion", "brief loss of consciousness",
+            "systolic pressure|mmHg"]),
+        "bacterial meningitis": ("intravenous ceftriaxone", "lumbar puncture", [
+            "neck stiffness", "photophobia", "confusion", "purpuric rash", "spiking fever",
+            "cerebrospinal neutrophils|cells/uL"]),
+        "Guillain-Barre syndrome": ("intravenous immunoglobulin", "nerve conduction studies", [
+            "ascending weakness", "absent reflexes", "preceding diarrhea", "tingling feet", "facial weakness",
+            "cerebrospinal protein|mg/dL"]),
+        "myasthenia gravis": ("pyridostigmine", "acetylcholine receptor antibody assay", [
+            "drooping eyelids", "double vision", "fatigable weakness", "slurred speech", "difficulty swallowing",
+            "thymic enlargement"]),
+    },
+    "endocrine": {
+        "diabetic ketoacidosis": ("insulin infusion", "serum ketone measurement", [
+            "polyuria", "fruity breath", "deep rapid breathing", "unintended weight loss", "dry mucous membranes",
+            "glucose|mg/dL"]),
+        "adrenal insufficiency": ("hydrocortisone", "cosyntropin stimulation test", [
+            "skin hyperpigmentation", "salt craving", "postural dizziness", "unintended weight loss",
+            "persistent fatigue", "potassium|mmol/L"]),
+        "Graves disease": ("methimazole", "thyrotropin receptor antibody assay", [
+            "heat intolerance", "fine tremor", "bulging eyes", "diffuse goiter", "unintended weight loss",
+            "palpitations"]),
+        "hypothyroidism": ("levothyroxine", "free thyroxine measurement", [
+            "cold intolerance", "weight gain", "dry coarse skin", "persistent fatigue", "chronic constipation",
+            "TSH|mIU/L"]),
+        "primary hyperparathyroidism": ("parathyroidectomy", "parathyroid hormone measurement", [
+            "kidney stones", "bone pain", "polyuria", "chronic constipation", "low mood", "calcium|mg/dL"]),
+    },
+    "hematological": {
+        "iron deficiency anemia": ("oral ferrous sulfate", "iron studies", [
+            "conjunctival pallor", "spoon-shaped nails", "craving for ice", "smooth sore tongue",
+            "breathlessness on exertion", "ferritin|ng/mL"]),
+        "vitamin B12 deficiency": ("intramuscular cobalamin", "methylmalonic acid measurement", [
+            "conjunctival pallor", "loss of vibration sense", "unsteady gait", "strict vegan diet",
+            "smooth sore tongue", "mean cell volume|fL"]),
+        "infectious mononucleosis": ("supportive care", "heterophile antibody test", [
+            "exudative sore throat", "posterior cervical adenopathy", "enlarged spleen", "atypical lymphocytes",
+            "prolonged tiredness", "periorbital swelling"]),
+        "malaria": ("artemether-lumefantrine", "thick blood film", [
+            "cyclical fever", "shaking chills", "recent travel to Ghana", "enlarged spleen", "scleral jaundice",
+            "platelet count|x10^9/L"]),
+        "Hodgkin lymphoma": ("ABVD chemotherapy", "excisional node biopsy", [
+            "painless neck mass", "drenching night sweats", "generalized itching", "mediastinal widening",
+            "prolonged tiredness", "alcohol-induced node pain"]),
+    },
+}
+
+# Abnormal values a laboratory finding may take; few, so that each is one token.
+LAB_VALUES = {
+    "troponin": (90, 120, 180, 240, 310, 420, 560, 780), "BNP": (520, 640, 780, 850, 920, 960),
+    "white cell count": (14, 15, 16, 17, 18, 19, 21, 23), "D-dimer": (750, 820, 890, 930, 970, 990),
+    "arterial carbon dioxide": (52, 55, 58, 61, 64, 67, 70), "peak flow": (130, 150, 170, 190, 210, 230),
+    "lipase": (420, 510, 630, 740, 860, 980), "C-reactive protein": (48, 64, 85, 110, 140, 175),
+    "systolic pressure": (176, 182, 188, 194, 204, 212), "cerebrospinal neutrophils": (250, 340, 460, 590, 710, 840),
+    "cerebrospinal protein": (95, 115, 135, 165, 185), "glucose": (330, 380, 430, 480, 540),
+    "potassium": (6, 7), "TSH": (22, 28, 36, 45, 57, 74), "calcium": (12, 13, 14),
+    "ferritin": (3, 4, 5, 7, 8, 9), "mean cell volume": (108, 112, 116, 121, 126),
+    "platelet count": (42, 53, 68, 77, 88),
+}
+INCIDENTAL = ("mild acne", "seasonal allergies", "an old appendectomy scar", "a healed wrist fracture", "flat feet",
+              "occasional hiccups", "mild dandruff", "a tattoo on the forearm", "nearsightedness", "earwax",
+              "chapped lips", "a mosquito bite", "tennis elbow", "a family history of gout", "ingrown toenails",
+              "sodium|mmol/L", "hemoglobin|g/dL")
+NORMAL_VALUES = {"sodium": (137, 139, 141, 143), "hemoglobin": (14, 15, 16)}
+UNITS = {name: unit for name, _, unit in (f.partition("|") for s in SYSTEMS.values() for c in s.values() for f in c[2])
+         if unit} | {"sodium": "mmol/L", "hemoglobin": "g/dL"}
+
+CONDITIONS = {name: (system, *facts) for system, rows in SYSTEMS.items() for name, facts in rows.items()}
+ASKED = {"diagnosis": "What is the most likely diagnosis?", "treatment": "Which treatment is indicated?",
+         "test": "Which test confirms the diagnosis?"}
+
+
+def option_text(condition, kind):
+    """What an option says for a condition: its name, treatment or confirmatory test."""
+    return {"diagnosis": condition, "treatment": CONDITIONS[condition][1], "test": CONDITIONS[condition][2]}[kind]
+
+
+OPTION_OF = {option_text(condition, kind): condition for condition in CONDITIONS for kind in ASKED}
+
+
+def typical(condition):
+    """Names of a condition's six findings, laboratory ones without unit."""
+    return [finding.partition("|")[0] for finding in CONDITIONS[condition][3]]
+
+
+def phrases():
+    """The strings that are one token each to the embedded tokenizer, so that copying one is copying a token."""
+    findings = {f for c in CONDITIONS for f in typical(c)} | {f.partition("|")[0] for f in INCIDENTAL}
+    values = {str(v) for table in (LAB_VALUES, NORMAL_VALUES) for row in table.values() for v in row}
+    spaced = sorted(findings | set(UNITS.values()) | values | set(OPTION_OF))
+    boxes = [f" \\boxed{{{letter}}}" for letter in LETTERS]
+    tags = ["<dx>", "</dx>", "<conclusion>", "</conclusion>", "<think>", "</think>", "<answer>", "</answer>"]
+    fixed = [" System 1:", " System 2:", "-year-old", *ASKED.values()]
+    return [" " + s for s in spaced] + [f"{letter})" for letter in LETTERS] + boxes + tags + fixed
+
+
+def _shown(name, value):
+    return f"{name} of {value} {UNITS[name]}" if name in UNITS else name
+
+
+def _case(rng):
+    """One case, or None where chance made it ambiguous: condition, options, {finding: lab value or None}."""
+    condition = rng.choice(list(CONDITIONS))
+    system = CONDITIONS[condition][0]
+    peers = rng.sample([c for c in SYSTEMS[system] if c != condition], 3)
+    stranger = rng.choice([c for c in CONDITIONS if CONDITIONS[c][0] != system])
+    options = [condition, *peers, stranger]
+    rng.shuffle(options)
+    shown = rng.sample(typical(condition), rng.choice((4, 5)))
+    herring = None
+    if rng.random() < 1 / 3:
+        herring = rng.choice([f for f in typical(rng.choice(peers)) if f not in typical(condition)])
+    findings = shown + [herring] * (herring is not None)
+    rivals = max(sum(f in typical(other) for f in findings) for other in options if other != condition)
+    if rivals >= len(shown):
+        return None
+    incidental = [f.partition("|")[0] for f in rng.sample(INCIDENTAL, rng.choice((1, 2)))]
+    order = findings + incidental
+    rng.shuffle(order)
+    values = {f: rng.choice(LAB_VALUES.get(f) or NORMAL_VALUES[f]) if f in UNITS else None for f in order}
+    return condition, options, values, herring, findings
+
+
+def _split(condition, findings):
+    """By a hash of what decides the case, so that no combination of findings is shared between the splits."""
+    key = "|".join([condition, *sorted(findings)])
+    bucket = hashlib.sha256(key.encode()).digest()[0] % 10
+    return "test" if bucket < 2 else "final" if bucket < 4 else "train"
+
+
+def make_questions(n, seed, split="train"):
+    """n Questions of a split: "train", "test", or "final", which no tuning ever sees. Deterministic by seed."""
+    rng = random.Random(f"{split}-{seed}")
+    questions = []
+    while len(questions) < n:
+        case = _case(rng)
+        if case is None or _split(case[0], case[4]) != split:
+            continue
+        condition, options, values, herring, _ = case
+        kind = rng.choice(list(ASKED))
+        listed = [_shown(f, v) for f, v in values.items()]
+        stem = (f"A {rng.randint(18, 85)}-year-old {rng.choice(('man', 'woman'))} has {', '.join(listed[:-1])} and "
+                f"{listed[-1]}. {ASKED[kind]}")
+        texts = {letter: option_text(c, kind) for letter, c in zip(LETTERS, options)}
+        meta = {"system": CONDITIONS[condition][0], "condition": condition, "kind": kind, "findings": values,
+                "herring": herring}
+        questions.append(Question(f"clinic-{split}-{seed}-{len(questions):06d}", stem, texts,
+                                  LETTERS[options.index(condition)], "clinic", meta))
+    return questions
+
+
+# ---- Reasoning traces -------------------------------------------------------------------------------------------
+
+# style: (findings in System 1, in System 2, distractors rejected, findings in the conclusion)
+STYLES = {"full": (2, 3, 3, 2), "partial": (2, 1, 1, 2), "terse": (1, 1, 0, 1), "direct": (1, 1, 0, 0)}
+
+
+def write_trace(question, rng, objective="crpo", style="full", wrong=False, false_finding=False, malformed=False):
+    """A response to a clinic question in the form of `objective`, of one of STYLES.
+
+    wrong: it reasons to a wrong option. false_finding: one of its findings is not in the case. malformed: one fault of
+    form, such as a missing or doubled tag.
+    """
+    first, second, rejected, repeated = STYLES[style]
+    values = question.meta["findings"]
+    letter = question.answer
+    if wrong:
+        letter = rng.choice([x for x in question.options if x != letter])
+    condition = OPTION_OF[question.options[letter]]
+    fits = [f for f in values if f in typical(condition)]
+    rest = [f for f in values if f not in fits]
+    rng.shuffle(fits)
+    rng.shuffle(rest)
+    # A wrong conclusion rests on whatever the case has, a right one only on what fits it.
+    cited = [_shown(f, values[f]) for f in (fits + rest if wrong else fits)[:first + second]]
+    if false_finding:
+        cited[rng.randrange(len(cited))] = _invented(condition, values, rng)
+    impression, analysis = cited[:first], cited[first:]
+    one = [f"{_joined(impression)} {'suggest' if len(impression) > 1 else 'suggests'} {condition}."]
+    two = [f"{finding} supports {condition}." for finding in analysis]
+    others = [x for x in question.options if x not in (letter, question.answer)]
+    for other in sorted(rng.sample(others, min(rejected, len(others)))):
+        two.append(f"{other}) {question.options[other]} is unlikely because {_reason(question, other, rng)}.")
+    named = f"{letter}) {question.options[letter]}"
+    end = f"{named}."
+    if repeated:
+        end = f"{_joined(cited[:repeated])} {'point' if repeated > 1 else 'points'} to {named}."
+        if question.meta["kind"] != "diagnosis":
+            end = f"{_joined(cited[:repeated])} {'point' if repeated > 1 else 'points'} to {condition}, so {named}."
+    box = f"\\boxed{{{letter}}}"
+    if style == "direct":
+        end = ""
+    end = f"{end} {box}".strip()
+    if objective == "grpo":
+        text = f"<think> {' '.join(one + two)} </think><answer> {end} </answer>"
+        if style == "direct":
+            text = f"<think> {one[0]} </think><answer> {box} </answer>"
+        opening, closing = "<think>", "</think>"
+    else:
+        text = f"<dx> System 1: {' '.join(one)} System 2: {' '.join(two)} </dx><conclusion> {end} </conclusion>"
+        opening, closing = "<dx>", "</dx>"
+    if malformed:
+        faults = [text.replace(opening + " ", ""), text.replace(closing, ""), text.replace(closing, closing * 2),
+                  text + " " + one[0], text.replace(" " + box, "") + " " + box, text.replace(" System 2:", "")]
+        text = rng.choice([fault for fault in faults if fault != text])
+    return text
+
+
+def _joined(findings):
+    return " and ".join(findings)
+
+
+def _invented(condition, values, rng):
+    """A finding of the condition that the case lacks, or a laboratory value that is not the case's."""
+    absent = [f for f in typical(condition) if f not in values]
+    labs = [f for f in typical(condition) if f in UNITS]
+    name = rng.choice(absent + labs)
+    choices = [v for v in LAB_VALUES.get(name, ()) if v != values.get(name)]
+    return _shown(name, rng.choice(choices) if choices else None)
+
+
+def _reason(question, letter, rng):
+    """Why an option is unlikely: a finding typical of it is absent, or one of the case's is not typical of it."""
+    values, own = question.meta["findings"], typical(OPTION_OF[question.options[letter]])
+    absent = [f for f in own if f not in values]
+    foreign = [f for f in typical(question.meta["condition"]) if f in values and f not in own]
+    if absent and (rng.random() < 0.6 or not foreign):
+        name = rng.choice(absent)
+        return f"{name} is {'not abnormal' if name in UNITS else 'absent'}"
+    name = rng.choice(foreign)
+    return f"{_shown(name, values[name])} does not fit it"
+
+
+# Shares of a corpus: styles, objectives, and of the traces' faults.
+CORPORA = {
+    # Short answers are as frequent as long ones, so that a model learns to be right without writing much.
+    "pretrain": dict(styles=("full", "partial", "terse", "direct"), weights=(3, 2, 3, 2), objectives=("crpo", "grpo")),
+    "base": dict(styles=("full", "partial", "terse", "direct"), weights=(1, 2, 4, 3), objectives=("crpo", "grpo"),
+                 wrong=0.2, malformed=0.25, false_finding=0.15),
+    "cold": dict(styles=("full", "partial", "terse"), weights=(4, 4, 2), objectives=("crpo",), wrong=0.15,
+                 false_finding=0.15),
+}
+
+
+def write_corpus(path, n, seed, name):
+    """n traces of CORPORA[name] on training questions, as JSON lines for train_sft.py."""
+    recipe = CORPORA[name]
+    rng = random.Random(f"{name}-{seed}")
+    with open(path, "w", encoding="utf-8") as file:
+        for question in make_questions(n, f"{name}-{seed}", "train"):
+            objective = rng.choice(recipe["objectives"])
+            style = rng.choices(recipe["styles"], recipe["weights"])[0]
+            faults = {k: rng.random() < recipe.get(k, 0) for k in ("wrong", "false_finding", "malformed")}
+            response = write_trace(question, rng, objective, style, **faults)
+            file.write(json.dumps({**_row(question), "response": response, "objective": objective}) + "\n")
+
+
+def _row(question):
+    return {"id": question.id, "stem": question.stem, "options": question.options, "answer": question.answer,
+            "source": question.source, "meta": question.meta}
+
+
+# ---- The exact audit --------------------------------------------------------------------------------------------
+
+_NAMES = sorted({f for c in CONDITIONS for f in typical(c)} | {f.partition("|")[0] for f in INCIDENTAL}, key=len, reverse=True)
+_FINDING = re.compile("(?<![A-Za-z])(" + "|".join(map(re.escape, _NAMES)) + r")(?![A-Za-z])( of (\d{1,6}))?( is absent| is not abnormal)?")
+_OPTION = re.compile("(?<![A-Za-z])(" + "|".join(map(re.escape, sorted(OPTION_OF, key=len, reverse=True))) + ")(?![A-Za-z])")
+_LETTER = re.compile(r"(?<![A-Za-z])([A-E])\)")
+_SENTENCE = re.compile(r"\.(?:\s|$)|\n|<[^<>]{0,20}>|System [12]:")
+_INFERS = re.compile(r"suggest|support|point|indicat|consistent|because|favor|unlikely|argues|likely")
+_REJECTS = re.compile(r"unlikely|ruled out|rejected|excluded|does not fit|argues against")
+
+
+def audit(response, question):
+    """What a response to a clinic question claims, checked against the world. -> counts:
+
+    citations        distinct findings of the case (laboratory ones with their value) that a sentence ties to a condition
+                     or option by a word of inference
+    rejections       distinct wrong options rejected for a valid reason: a finding typical of the option that is absent
+                     from the case, or one of the case that is not typical of the option
+    false_findings   distinct findings or values that a sentence of inference claims and the case does not have
+    """
+    values = question.meta["findings"]
+    citations, rejections, false_findings = set(), set(), set()
+    for sentence in _SENTENCE.split(response):
+        if not _INFERS.search(sentence):
+            continue
+        named = [question.options.get(letter) for letter in _LETTER.findall(sentence)]
+        named += _OPTION.findall(sentence)
+        conditions = {OPTION_OF[name] for name in named if name in OPTION_OF}
+        present, absent = set(), set()
+        for name, _, value, gone in _FINDING.findall(sentence):
+            if gone:
+                absent.add(name)
+            elif name in UNITS and value:
+                present.add((name, int(value)))
+            elif name not in UNITS:
+                present.add((name, None))
+        if conditions:
+            true = {f for f in present if f[0] in values and values[f[0]] == f[1]}
+            citations |= true
+            false_findings |= present - true
+        if _REJECTS.search(sentence):
+            for letter, text in question.options.items():
+                condition = OPTION_OF[text]
+                if letter == question.answer or conditions != {condition}:
+                    continue
+                lacking = any(name in typical(condition) and name not in values for name in absent)
+                foreign = any(name in values and values[name] == value and name not in typical(condition)
+                              for name, value in present)
+                if lacking or foreign:
+                    rejections.add(letter)
+    return {"citations": len(citations), "rejections": len(rejections), "false_findings": len(false_findings)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=["questions", *CORPORA], help="plain questions, or a corpus of traces")
+    parser.add_argument("n", type=int)
+    parser.add_argument("out")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--split", choices=["train", "test", "final"], default="test", help="of plain questions")
+    args = parser.parse_args()
+    if args.what == "questions":
+        with open(args.out, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(_row(q)) + "\n" for q in make_questions(args.n, args.seed, args.split))
+    else:
+        write_corpus(args.out, args.n, args.seed, args.what)
+
+
+if __name__ == "__main__":
+    main()

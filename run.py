@@ -1,0 +1,201 @@
+"""One run on its processes and on disk: command line, device, process group, sharding, metrics, the run directory.
+
+What a training script needs around its algorithm, and nothing of the algorithm. There is one code path: a plain
+`python` start is a process group of one, sharded over one.
+"""
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+from model import PRESETS, Decoder, init_model, load_model, save_model, write_json
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+def option(default, help, **metadata):
+    """A dataclass field that parse_config turns into a flag. metadata: choices."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help, **metadata})
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+def parse_config(config_class, description, presets=None, argv=None):
+    """The command line of a dataclass of option() fields -> an instance of it.
+
+    list fields take several values, bool fields also have --no-NAME. With presets, {name: {field: value}}, the values
+    of --preset NAME stand where no flag overrides them.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    for item in fields(config_class):
+        flag = "--" + item.name.replace("_", "-")
+        default = item.default_factory() if item.default is MISSING else item.default
+        given = {"default": default, "help": item.metadata["help"]}
+        if item.type is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **given)
+        elif item.type is list:
+            parser.add_argument(flag, nargs="+", **given)
+        else:
+            parser.add_argument(flag, type=item.type, choices=item.metadata.get("choices"), **given)
+    if presets:
+        chosen = parser.parse_args(argv).preset
+        parser.set_defaults(**presets.get(chosen, {}))
+    return config_class(**vars(parser.parse_args(argv)))
+
+
+@dataclass
+class Processes:
+    """This process among `world`: its rank, device, device mesh, and the dtype it computes in (bf16 on CUDA)."""
+
+    rank: int
+    world: int
+    device: torch.device
+    mesh: DeviceMesh
+    dtype: torch.dtype
+
+    @property
+    def main(self):
+        return self.rank == 0
+
+    def say(self, *words):
+        if self.main:
+            print(*words, flush=True)
+
+    def sum(self, values):
+        """Element-wise sum of a list of numbers over all processes, in float64."""
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def gather(self, value):
+        """A list of every process's Python object, on every process."""
+        values = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+
+def start():
+    """Join the process group that torchrun describes, or make one of a single process. -> Processes"""
+    cuda = torch.cuda.is_available()
+    backend = "nccl" if cuda else "gloo"
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    if "RANK" in os.environ:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    return Processes(dist.get_rank(), dist.get_world_size(), device, mesh, torch.bfloat16 if cuda else torch.float32)
+
+
+def stop():
+    dist.destroy_process_group()
+
+
+def resolve_model(name, tokenizer_directory="", seed=0):
+    """--model: a Hugging Face directory, or the name of a preset for random weights of that shape.
+
+    -> Decoder with float32 weights on the CPU, {file name: bytes} of its tokenizer. A preset takes its tokenizer, and
+    "tiny" also its vocabulary, from `tokenizer_directory`.
+    """
+    if name in PRESETS and not Path(name).is_dir():
+        if not tokenizer_directory:
+            raise ValueError(f"--model {name} is a preset without a tokenizer; add --tokenizer DIR")
+        config = PRESETS[name]
+        if name == "tiny":
+            vocabulary = json.loads((Path(tokenizer_directory) / "tokenizer.json").read_text(encoding="utf-8"))
+            added = [token["id"] for token in vocabulary["added_tokens"]]
+            config = replace(config, vocab_size=max([*vocabulary["model"]["vocab"].values(), *added]) + 1)
+        return init_model(config, seed), read_tokenizer_files(tokenizer_directory)
+    if not Path(name).is_dir():
+        raise ValueError(f"--model {name}: no such directory, nor one of the presets {', '.join(PRESETS)}")
+    return load_model(name), read_tokenizer_files(tokenizer_directory or name)
+
+
+def read_tokenizer_files(directory):
+    return {name: (Path(directory) / name).read_bytes() for name in TOKENIZER_FILES if (Path(directory) / name).exists()}
+
+
+def shard(model, processes):
+    """FSDP2: layers, then the rest, sharded over all processes in place. Compute and gathers in the processes' dtype,
+    master weights and gradient reduction in float32."""
+    policy = MixedPrecisionPolicy(param_dtype=processes.dtype, reduce_dtype=torch.float32)
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=processes.mesh, mp_policy=policy)
+    fully_shard(model, mesh=processes.mesh, mp_policy=policy)
+    register_fsdp_forward_method(model, "token_logprobs")
+    return model
+
+
+def full_copy(config, processes):
+    """An unsharded Decoder in the compute dtype, for sampling; copy_weights fills it."""
+    with torch.device("meta"):
+        model = Decoder(config)
+    return model.to(processes.dtype).to_empty(device=processes.device).eval()
+
+
+@torch.no_grad()
+def copy_weights(sharded, full):
+    """Gather every parameter of a sharded model into the full copy on each process (a collective)."""
+    for source, target in zip(sharded.parameters(), full.parameters(), strict=True):
+        target.copy_(source.full_tensor())
+
+
+class RunDirectory:
+    """--out: a model directory plus run.json (the config), metrics.jsonl and samples.jsonl. Only rank 0 writes.
+
+    A directory that holds an earlier run is moved aside, to NAME.1, NAME.2, ..., and says so; one that holds
+    something else is refused.
+    """
+
+    def __init__(self, path, config, processes, tokenizer_files):
+        self.path, self.processes, self.tokenizer_files = Path(path), processes, tokenizer_files
+        problem = self._open(config) if processes.main else None
+        problem = processes.gather(problem)[0]
+        if problem:
+            raise ValueError(problem)
+
+    def _open(self, config):
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if not (self.path / "run.json").exists():
+                return f"--out {self.path}: exists and is not an earlier run; give a new directory"
+            number = 1
+            while Path(f"{self.path}.{number}").exists():
+                number += 1
+            self.path.rename(f"{self.path}.{number}")
+            print(f"the earlier run in {self.path} is now {self.path}.{number}", flush=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "run.json", asdict(config))
+
+    def append(self, name, rows):
+        """Add rows to NAME.jsonl."""
+        if self.processes.main:
+            with open(self.path / f"{name}.jsonl", "a", encoding="utf-8", errors="backslashreplace") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+    def save(self, model, tokenizer):
+        """Write the (sharded) model as a Hugging Face directory; a collective."""
+        weights = {}
+        for name, parameter in model.named_parameters():
+            full = parameter.full_tensor()
+            if self.processes.main:
+                weights[name] = full.detach().cpu()
+        if self.processes.main:
+            for name, content in self.tokenizer_files.items():
+                (self.path / name).write_bytes(content)
+            save_model(self.path, model.config, weights, tokenizer.eos_ids, tokenizer.pad_id)
+        dist.barrier()
+
+
+def fail(error):
+    """End with one line on what is wrong instead of a traceback."""
+    sys.exit(f"error: {error}")

@@ -1,0 +1,137 @@
+"""Rollouts: G responses to each of B prompts, drawn with a key/value cache.
+
+The prompts of a batch are prefilled together, once each; their keys and values are then handed to the G rows of the
+group. Every decode step draws one token a row. A row that has drawn an EOS is retired, and the batch is compacted when
+enough rows are.
+
+Each rollout owns a stream of uniform numbers, one a token, fixed by its seed before anything is drawn; a token is the
+inverse of the cumulative distribution at that number. So a rollout depends on its seed and prompt only, not on its
+neighbours in the batch nor on how many processes share the work.
+
+Legend: B prompts, G rollouts, N rows = rollouts still running, T tokens, P longest prompt, S cache slots, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from model import Cache
+
+
+@dataclass
+class Rollout:
+    """One response. ids end with the EOS if `finished`; otherwise the length limit cut it. logprobs: one a token, of
+    the distribution softmax(logits / temperature), before any top-p or top-k cut (for greedy: of softmax(logits))."""
+
+    ids: list
+    logprobs: list
+    finished: bool
+
+
+def uniforms(seed, count):
+    """`count` float32 numbers in [0, 1), the whole randomness of one rollout. seed: an int or a tuple of ints."""
+    return np.random.default_rng(seed).random(count, dtype=np.float32)
+
+
+def truncate(logits, top_k=0, top_p=1.0):
+    """logits [N, V] with everything outside the top k tokens, then outside the nucleus, at -inf; not in place.
+
+    top_p (Holtzman et al. 2020): the smallest set of most likely tokens whose probability reaches top_p. 0 and 1.0
+    switch the two off. Ties at the k-th logit all stay.
+    """
+    if top_k:
+        kth = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        p = ordered.softmax(-1)
+        beyond = p.cumsum(-1) - p >= top_p  # the mass before a token already reaches top_p
+        beyond[:, 0] = False
+        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)
+    return logits
+
+
+def draw(logits, u, temperature=1.0, top_p=1.0, top_k=0):
+    """One token a row. logits: [N, V]; u: [N] uniform in [0, 1). -> ids, logprobs: [N].
+
+    temperature 0 is greedy, whatever u.
+    """
+    logits = logits.float()
+    if temperature == 0:
+        token = logits.argmax(-1)
+    else:
+        logits = logits / temperature
+        cdf = truncate(logits, top_k, top_p).softmax(-1).cumsum(-1)
+        # The first token whose cumulative mass exceeds u: one of zero probability adds nothing, so it is never first.
+        token = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True).squeeze(-1)
+        token = token.clamp(max=logits.shape[-1] - 1)
+    logprob = logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
+    return token, logprob
+
+
+@torch.no_grad()
+def generate(model, prompts, seeds, max_new_tokens, eos_ids, temperature=1.0, top_p=1.0, top_k=0, max_rows=0):
+    """Groups of rollouts. -> for each prompt a list of Rollout, one for each of its seeds.
+
+    prompts: B lists of token ids, none empty. seeds: B lists of G seeds (ints or tuples of ints). temperature 0 is
+    greedy. max_rows: at most so many rollouts in flight, rounded up to a whole group; 0 is all at once.
+    """
+    if any(not prompt for prompt in prompts):
+        raise ValueError("an empty prompt has nothing to continue")
+    group = max((len(s) for s in seeds), default=0)
+    batch = max(1, max_rows // max(group, 1)) if max_rows else max(len(prompts), 1)
+    out = []
+    for i in range(0, len(prompts), batch):
+        out += _generate(model, prompts[i:i + batch], seeds[i:i + batch], max_new_tokens, eos_ids, temperature, top_p,
+                         top_k)
+    return out
+
+
+def _generate(model, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p, top_k):
+    weight = model.model.embed_tokens.weight
+    device, dtype = weight.device, weight.dtype
+    lengths = torch.tensor([len(p) for p in prompts], device=device)
+    longest = max(len(p) for p in prompts)
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    for i, prompt in enumerate(prompts):
+        ids[i, :len(prompt)] = torch.tensor(prompt)
+    cache = Cache(model.config, len(prompts), longest, device, dtype)
+    logits = model(ids.to(device), cache=cache, last=lengths - 1)  # [B, V]
+
+    owner = torch.tensor([i for i, s in enumerate(seeds) for _ in s], device=device)  # [N] whose prompt
+    logits, lengths = logits[owner], lengths[owner]
+    slots = longest + max_new_tokens
+    cache = cache.select(owner, slots)
+    attend = torch.arange(slots, device=device)[None] < lengths[:, None]  # [N, S]; response slots join as they fill
+    noise = np.stack([uniforms(seed, max_new_tokens) for group in seeds for seed in group])
+    noise = torch.from_numpy(noise).to(device)  # [N, max_new_tokens]
+    eos = torch.tensor(sorted(eos_ids), device=device)
+
+    total = len(owner)
+    tokens = torch.zeros(total, max_new_tokens, dtype=torch.long, device=device)
+    logprobs = torch.zeros(total, max_new_tokens, device=device)
+    length = torch.full((total,), max_new_tokens, device=device)
+    finished = torch.zeros(total, dtype=torch.bool, device=device)
+    rows = torch.arange(total, device=device)  # which rollout each running row is
+    for t in range(max_new_tokens):
+        token, logprob = draw(logits, noise[rows, t], temperature, top_p, top_k)
+        tokens[rows, t], logprobs[rows, t] = token, logprob
+        ended = torch.isin(token, eos) & ~finished[rows]
+        length[rows[ended]] = t + 1
+        finished[rows] |= ended
+        running = ~finished[rows]
+        count = int(running.sum())
+        if count == 0 or t + 1 == max_new_tokens:
+            break
+        if count <= 0.8 * len(rows):  # compacting copies the cache, so it waits for a fifth of the rows
+            keep = running.nonzero().squeeze(-1)
+            rows, token, lengths, attend = rows[keep], token[keep], lengths[keep], attend[keep]
+            cache = cache.select(keep, slots)
+        attend[:, longest + t] = True
+        logits = model(token[:, None], positions=(lengths + t)[:, None], cache=cache,
+                       attend=attend[:, None, None, :longest + t + 1], last=torch.zeros_like(rows))
+
+    tokens, logprobs, length, finished = tokens.tolist(), logprobs.tolist(), length.tolist(), finished.tolist()
+    flat = iter(Rollout(tokens[i][:n], logprobs[i][:n], finished[i]) for i, n in enumerate(length))
+    return [[next(flat) for _ in group] for group in seeds]

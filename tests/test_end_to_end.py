@@ -1,0 +1,179 @@
+"""The command lines that users type, on small models."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import clinic
+from data import load_questions, load_tokenizer
+from model import PRESETS, init_model, load_model, save_model
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+BENCHMARKS = ["medqa_us_dev_400.jsonl", "medmcqa_dev_300.jsonl", "medxpertqa_text_150.jsonl"]
+
+
+def command(*words, processes=0, ok=True):
+    """Run a script of the project as its users do -> its output. processes: under torchrun with so many."""
+    start = [sys.executable]
+    if processes:
+        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*start, *map(str, words)], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode == 0) == ok, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def rows_of(path):
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def metrics_of(directory):
+    return rows_of(directory / "metrics.jsonl")
+
+
+SMALL = ["--steps", 3, "--eval-questions", 8, "--max-new-tokens", 48]
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "ckpt"
+    printed = command("train_crpo.py", "--out", out, *SMALL, "--group", 4)
+    return out, printed
+
+
+def test_train_crpo_from_the_embedded_model(one_process):
+    out, printed = one_process
+    rows = metrics_of(out)
+    assert [r["step"] for r in rows] == [1, 2, 3]
+    for name in ("reward", "accuracy", "clinical", "consistency", "kl", "entropy", "length", "loss", "seconds",
+                 "accuracy_spread", "accuracy_no_spread", "clipped", "cut", "no_spread", "grad_norm", "logprob_gap",
+                 "seconds_sample", "seconds_score", "seconds_reference", "seconds_update"):
+        assert all(isinstance(r[name], (int, float)) for r in rows), name
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-6) and rows[2]["kl"] > 0
+    assert rows[0]["logprob_gap"] < 1e-4
+    samples = rows_of(out / "samples.jsonl")
+    assert len(samples) == 3 * 4 and {"response", "reward", "advantage", "accuracy"} <= set(samples[0])
+    assert json.loads((out / "run.json").read_text())["group"] == 4
+    assert "held-out accuracy before" in printed and "held-out accuracy after" in printed and "python eval.py" in printed
+    start, end = load_model(ROOT / "assets" / "tiny"), load_model(out)
+    assert any(not torch.equal(a, b) for a, b in zip(start.parameters(), end.parameters()))
+    load_tokenizer(out)
+
+
+def test_the_same_command_gives_the_same_run(one_process, tmp_path):
+    command("train_crpo.py", "--out", tmp_path / "again", *SMALL, "--group", 4)
+    for a, b in zip(metrics_of(one_process[0]), metrics_of(tmp_path / "again")):
+        assert {k: v for k, v in a.items() if "seconds" not in k} == {k: v for k, v in b.items() if "seconds" not in k}
+
+
+@pytest.mark.parametrize("processes", [2, 8])
+def test_more_processes_give_the_same_losses(processes, one_process, tmp_path):
+    command("train_crpo.py", "--out", tmp_path / "many", *SMALL, "--group", 4, processes=processes)
+    for a, b in zip(metrics_of(one_process[0]), metrics_of(tmp_path / "many")):
+        for name in ("loss", "reward", "kl", "entropy", "length", "grad_norm"):
+            assert b[name] == pytest.approx(a[name], abs=1e-4), name
+
+
+def test_minibatches_do_not_depend_on_processes(tmp_path):
+    options = ["--steps", 2, "--eval-questions", 0, "--max-new-tokens", 32, "--group", 3, "--minibatches", 4,
+               "--objective", "grpo", "--clip", "0.1"]
+    command("train_crpo.py", "--out", tmp_path / "one", *options)
+    command("train_crpo.py", "--out", tmp_path / "two", *options, processes=2)
+    for a, b in zip(metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")):
+        assert b["loss"] == pytest.approx(a["loss"], abs=1e-4) and b["clipped"] == pytest.approx(a["clipped"], abs=1e-3)
+
+
+def test_an_earlier_run_is_moved_aside_and_other_files_are_refused(one_process, tmp_path):
+    options = ["--steps", 1, "--eval-questions", 0, "--max-new-tokens", 8, "--group", 2, "--beta", "0"]
+    out = tmp_path / "ckpt"
+    command("train_crpo.py", "--out", out, *options)
+    assert metrics_of(out)[0]["kl"] is None
+    before = (out / "model.safetensors").read_bytes()
+    assert "ckpt.1" in command("train_crpo.py", "--out", out, *options, "--seed", 5, "--model", out)
+    assert (tmp_path / "ckpt.1" / "model.safetensors").read_bytes() == before
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("mine")
+    assert "is not an earlier run" in command("train_crpo.py", "--out", other, *options, ok=False)
+    assert (other / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--model", "nowhere"], "nowhere"),
+    (["--data", "nowhere.jsonl"], "nowhere.jsonl"),
+    (["--prompts", 5, "--minibatches", 2], "multiple"),
+    (["--group", 1], "--group"),
+    (["--temperature", 0], "--temperature"),
+    (["--top-k", 5, "--model", "nowhere"], "biases"),
+])
+def test_bad_input_is_one_clear_line(options, words, tmp_path):
+    printed = command("train_crpo.py", "--out", tmp_path / "x", *options, ok=False)
+    assert words in printed and "Traceback" not in printed
+    assert not (tmp_path / "x").exists()
+
+
+def test_eval_of_the_clinic(one_process, tmp_path):
+    out, _ = one_process
+    printed = command("eval.py", out, "--limit", 6, "--votes", 3, "--json", tmp_path / "all.json")
+    table = json.loads((tmp_path / "all.json").read_text())["clinic"]
+    assert table == json.loads((out / "eval" / "clinic.json").read_text())
+    assert table["questions"] == 6 and table["votes"] == 3 and "audit_citations" in table and "majority" in printed
+    rows = rows_of(out / "eval" / "clinic.responses.jsonl")
+    assert len(rows) == 6 and all(len(r["responses"]) == 3 for r in rows)
+    right = sum(x["answer"] == r["key"] for r in rows for x in r["responses"])
+    assert table["accuracy"] == pytest.approx(right / 18)
+    command("eval.py", out, "--limit", 6, "--votes", 3, "--json", tmp_path / "two.json", processes=2)
+    assert json.loads((tmp_path / "two.json").read_text())["clinic"] == pytest.approx(table)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A random two-layer Qwen2 with the real tokenizer."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the real tokenizer and benchmark rows in ../shared, which are not here")
+    directory = tmp_path_factory.mktemp("real") / "model"
+    shape = replace(PRESETS["Qwen2.5-0.5B"], hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                    num_attention_heads=4, head_dim=8, torch_dtype="float32")
+    model = init_model(shape)
+    save_model(directory, shape, dict(model.named_parameters()), [151645, 151643], 151643)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (directory / name).write_bytes((SHARED / "qwen2.5-tokenizer" / name).read_bytes())
+    return directory
+
+
+def test_real_rows_end_to_end(real, tmp_path):
+    files = [SHARED / "data" / name for name in BENCHMARKS]
+    rows = []
+    for question in load_questions(files[0])[:40]:
+        text = f"<dx>System 1: a first guess here. System 2: it fits the case best.</dx><conclusion>\\boxed{{{question.answer}}}</conclusion>"
+        rows.append({"id": question.id, "stem": question.stem, "options": question.options, "answer": question.answer,
+                     "response": text})
+    rows[0]["response"] = "I do not know"
+    (tmp_path / "cold.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    printed = command("train_sft.py", "--model", real, "--data", tmp_path / "cold.jsonl", "--out", tmp_path / "cold",
+                      "--steps", 4, "--batch", 4, "--holdout", "0.1", "--holdout-every", 2, "--require-right", processes=2)
+    assert "39 responses kept; dropped: 1 wrong" in printed
+    assert len(metrics_of(tmp_path / "cold")) == 4 and "holdout_loss" in metrics_of(tmp_path / "cold")[1]
+    command("train_crpo.py", "--model", tmp_path / "cold", "--data", *files, "--out", tmp_path / "ckpt", "--steps", 2,
+            "--prompts", 4, "--group", 3, "--max-new-tokens", 24, "--eval-data", files[2], "--eval-questions", 6,
+            "--max-prompt-tokens", 2048, processes=2)
+    assert len(metrics_of(tmp_path / "ckpt")) == 2
+    command("eval.py", tmp_path / "ckpt", "--data", *files, "--limit", 8, "--votes", 2, "--json", tmp_path / "all.json")
+    tables = json.loads((tmp_path / "all.json").read_text())
+    assert [t["questions"] for t in tables.values()] == [8, 8, 8]
+
+
+def test_sft_learns_and_keeps_its_best_weights(tmp_path):
+    clinic.write_corpus(tmp_path / "corpus.jsonl", 200, 3, "cold")
+    command("train_sft.py", "--data", tmp_path / "corpus.jsonl", "--out", tmp_path / "sft", "--steps", 30, "--lr", "1e-2",
+            "--holdout", "0.2", "--holdout-every", 5, "--patience", 2)
+    rows = metrics_of(tmp_path / "sft")
+    assert sum(r["loss"] for r in rows[-5:]) < sum(r["loss"] for r in rows[:5])
+    load_model(tmp_path / "sft")

@@ -1,0 +1,125 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from model import PRESETS, init_model, pack
+from sampler import draw, generate, truncate, uniforms
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+CONFIG = replace(PRESETS["tiny"], vocab_size=40, hidden_size=32, intermediate_size=48, head_dim=8, num_hidden_layers=2)
+PROMPTS = [[5, 6, 7], [8] * 12, [9, 10], [11, 12, 13, 14, 15, 16]]
+SEEDS = [[(0, b, g) for g in range(n)] for b, n in enumerate((3, 5, 1, 4))]
+EOS = {2, 3}
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = init_model(CONFIG)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.dim() > 1:
+                p.mul_(8)  # far from uniform, so that a wrong position or mask shows
+    return model.to(DEVICE)
+
+
+def test_a_rollout_depends_on_its_seed_and_prompt_only(model):
+    together = generate(model, PROMPTS, SEEDS, 30, EOS)
+    assert len({r.finished for g in together for r in g}) == 2, "the case should have both finished and cut rows"
+    for b, prompt in enumerate(PROMPTS):
+        for g, seed in enumerate(SEEDS[b]):
+            [[alone]] = generate(model, [prompt], [[seed]], 30, EOS)
+            assert alone.ids == together[b][g].ids and alone.finished == together[b][g].finished
+    assert [[r.ids for r in g] for g in generate(model, PROMPTS, SEEDS, 30, EOS, max_rows=4)] == \
+        [[r.ids for r in g] for g in together]
+
+
+def test_other_seeds_give_other_rollouts(model):
+    [group] = generate(model, PROMPTS[:1], [[(7, i) for i in range(8)]], 12, EOS)
+    assert len({tuple(r.ids) for r in group}) > 4
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.6])
+def test_stored_logprobs_equal_the_trainers(model, temperature):
+    groups = generate(model, PROMPTS, SEEDS, 20, EOS, temperature)
+    for prompt, group in zip(PROMPTS, groups):
+        for rollout in group:
+            with torch.no_grad():
+                logprob, _ = model.token_logprobs(*pack([prompt], [rollout.ids], DEVICE), temperature)
+            assert torch.allclose(logprob.cpu(), torch.tensor(rollout.logprobs), atol=1e-4)
+
+
+def test_finished_and_cut(model):
+    rollouts = [r for g in generate(model, PROMPTS, SEEDS, 25, EOS) for r in g]
+    for r in rollouts:
+        assert len(r.ids) == len(r.logprobs) <= 25
+        assert not EOS & set(r.ids[:-1])
+        assert (r.ids[-1] in EOS) == r.finished
+        assert r.finished or len(r.ids) == 25
+
+
+def test_every_eos_id_ends_a_rollout(model):
+    """The same seeds with EOS sets that differ: an id of the set ends the rollout where the wider run went on."""
+    free = generate(model, PROMPTS, SEEDS, 25, {39 + 1})
+    for eos in ({2}, {3}, {2, 3, 17}):
+        for group, wide in zip(generate(model, PROMPTS, SEEDS, 25, eos), free):
+            for r, w in zip(group, wide):
+                ends = [i for i, token in enumerate(w.ids) if token in eos]
+                assert r.ids == (w.ids[:ends[0] + 1] if ends else w.ids)
+
+
+def test_pad_that_equals_eos_changes_nothing(model):
+    """Prompts are padded with id 0; with 0 as an EOS the ragged batch still equals each prompt alone."""
+    together = generate(model, PROMPTS, SEEDS, 20, {0})
+    for b, prompt in enumerate(PROMPTS):
+        [alone] = generate(model, [prompt], [SEEDS[b]], 20, {0})
+        assert [r.ids for r in alone] == [r.ids for r in together[b]]
+
+
+def test_greedy_ignores_seeds(model):
+    a = generate(model, PROMPTS, SEEDS, 10, EOS, temperature=0)
+    b = generate(model, PROMPTS, [[(9, 9, g) for g in range(len(s))] for s in SEEDS], 10, EOS, temperature=0)
+    assert [[r.ids for r in g] for g in a] == [[r.ids for r in g] for g in b]
+
+
+def test_draw_is_the_inverse_cdf():
+    logits = torch.log(torch.tensor([0.5, 0.25, 1e-30, 0.25])).repeat(7, 1)
+    u = torch.tensor([0.0, 0.499, 0.501, 0.7499, 0.7501, 0.9, 1 - 2**-24])
+    token, logprob = draw(logits, u)
+    assert token.tolist() == [0, 0, 1, 1, 3, 3, 3]
+    assert torch.allclose(logprob.exp(), torch.tensor([0.5, 0.5, 0.25, 0.25, 0.25, 0.25, 0.25]))
+
+
+def test_draw_frequencies_at_a_temperature():
+    logits = torch.log(torch.tensor([0.1, 0.2, 0.7])).repeat(20000, 1)
+    token, _ = draw(logits, torch.from_numpy(uniforms(3, 20000)), temperature=0.5)
+    p = torch.tensor([0.01, 0.04, 0.49]) / 0.54  # squares, normalised
+    assert torch.allclose(torch.bincount(token, minlength=3) / 20000, p, atol=0.01)
+
+
+def test_impossible_tokens_are_never_drawn():
+    logits = torch.full((3, 5), -torch.inf)
+    logits[:, 2] = 0
+    token, logprob = draw(logits, torch.tensor([0.0, 0.5, 1 - 2**-24]))
+    assert token.tolist() == [2, 2, 2] and logprob.tolist() == [0, 0, 0]
+
+
+def test_truncate_by_hand():
+    logits = torch.log(torch.tensor([[0.4, 0.1, 0.3, 0.2]]))
+    assert truncate(logits, top_k=2).isfinite().tolist() == [[True, False, True, False]]
+    assert truncate(logits, top_p=0.7).isfinite().tolist() == [[True, False, True, False]]
+    assert truncate(logits, top_p=0.71).isfinite().tolist() == [[True, False, True, True]]
+    assert truncate(logits, top_p=0.0).isfinite().tolist() == [[True, False, False, False]]
+    assert truncate(logits).equal(logits)
+    assert truncate(logits, top_k=9).equal(logits)
+
+
+def test_truncation_keeps_the_tempered_logprob():
+    logits = torch.log(torch.tensor([[0.4, 0.1, 0.3, 0.2]]))
+    token, logprob = draw(logits, torch.tensor([0.6]), top_k=2)
+    assert token.item() == 2 and torch.allclose(logprob.exp(), torch.tensor([0.3]))
+
+
+def test_an_empty_prompt_is_refused(model):
+    with pytest.raises(ValueError, match="empty prompt"):
+        generate(model, [[]], [[0]], 4, EOS)

@@ -1,0 +1,161 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+import run
+from model import PRESETS as MODEL_PRESETS
+from model import init_model
+from sampler import Rollout
+from train_crpo import (PRESETS, Config, advantages, kl_penalty, policy_loss, reference_logprobs, step_questions,
+                        update)
+
+ONE = torch.tensor([1.0])
+
+
+def group(*totals):
+    return torch.tensor(totals, dtype=torch.float64)[None, :, None]  # [1, G, 1]
+
+
+@pytest.mark.parametrize("totals, expected", [
+    ((1, 0), (0.7071068, -0.7071068)),                                    # std = sqrt(1/2)
+    ((3, 1, 2), (1, -1, 0)),                                              # std = 1
+    ((10, 0, 0, 0, 0), (1.7888544, -0.4472136, -0.4472136, -0.4472136, -0.4472136)),
+    ((12, 12, 12, 12, 11.999), (0.4472136,) * 4 + (-1.7888544,)),         # PAPER.md, trap 3
+    ((11.9, 11.9, 11.9, 11.9, 11.9), (0,) * 5),
+    ((0.1 + 0.2, 0.3, 0.3), (0, 0, 0)),                                   # a tie but for rounding
+])
+def test_advantages_by_hand(totals, expected):
+    assert torch.allclose(advantages(group(*totals), ONE)[0], torch.tensor(expected).double(), atol=1e-6)
+
+
+def test_advantages_weigh_objectives_and_keep_groups_apart():
+    reward = torch.tensor([[[1, 1.5, 1], [0, 1, 1], [0, 0, 0.8]],           # Eq 4: 12, 1.5, 0.4
+                           [[1, 1, 1], [1, 1, 1], [1, 1, 1]]])
+    a = advantages(reward, torch.tensor([10, 1, 0.5]))
+    mean = (12 + 1.5 + 0.4) / 3
+    std = math.sqrt(((12 - mean) ** 2 + (1.5 - mean) ** 2 + (0.4 - mean) ** 2) / 2)
+    assert torch.allclose(a[0], torch.tensor([(x - mean) / std for x in (12, 1.5, 0.4)]).double(), atol=1e-6)
+    assert a[1].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("ratio, advantage, loss, slope, clipped", [
+    # slope: d loss / d logprob = -A * ratio where the surrogate is free, 0 where it is clipped
+    (1.1, 2.0, -2.2, -2.2, False),
+    (1.5, 2.0, -2.4, 0.0, True),    # already more likely, still good: no further push
+    (0.5, 2.0, -1.0, -1.0, False),  # less likely, yet good: pulled back
+    (1.5, -2.0, 3.0, 3.0, False),   # more likely, yet bad: pushed down
+    (0.5, -2.0, 1.6, 0.0, True),    # already less likely, still bad: no further push
+    (0.9, -2.0, 1.8, 1.8, False),
+])
+def test_clip_in_all_quadrants(ratio, advantage, loss, slope, clipped):
+    logprob = torch.tensor([-1.0 + math.log(ratio)], requires_grad=True)
+    value, hit = policy_loss(logprob, torch.tensor([-1.0]), torch.tensor([advantage]), clip=0.2)
+    value.sum().backward()
+    assert value.item() == pytest.approx(loss, abs=1e-5)
+    assert logprob.grad.item() == pytest.approx(slope, abs=1e-5)
+    assert hit.item() == clipped
+
+
+@pytest.mark.parametrize("log_ratio, kl", [
+    (0.0, 0.0), (math.log(2), 2 - math.log(2) - 1), (-math.log(2), 0.5 + math.log(2) - 1),
+    (100.0, math.exp(10) - 11), (-100.0, math.exp(-10) + 9),
+])
+def test_kl_by_hand(log_ratio, kl):
+    value = kl_penalty(torch.tensor([-3.0]), torch.tensor([-3.0 + log_ratio]))
+    assert value.item() == pytest.approx(kl, rel=1e-4, abs=1e-6)
+
+
+def test_kl_is_unbiased_for_the_kl_divergence():
+    """The expectation of k3 under pi is KL(pi || ref), summed exactly over a vocabulary of three."""
+    pi, ref = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.5, 0.3])
+    exact = 0.5 * math.log(0.5 / 0.2) + 0.3 * math.log(0.3 / 0.5) + 0.2 * math.log(0.2 / 0.3)
+    assert (pi * kl_penalty(pi.log(), ref.log())).sum().item() == pytest.approx(exact, abs=1e-6)
+
+
+def test_every_epoch_visits_every_question_once():
+    picked = [i for step in range(15) for i in step_questions(10, step, 4, seed=3)]
+    for epoch in range(6):
+        assert sorted(picked[10 * epoch:10 * epoch + 10]) == list(range(10))
+    assert picked[:10] != picked[10:20] != list(range(10))
+    assert picked[:4] == step_questions(10, 0, 4, seed=3) != step_questions(10, 0, 4, seed=4)
+
+
+def test_the_paper_preset_holds_the_published_numbers():
+    paper = Config(**PRESETS["paper"])
+    assert (paper.group, paper.prompts, paper.minibatches, paper.lr, paper.weight_decay) == (5, 512, 32, 1e-6, 0.01)
+    assert (paper.clip, paper.grad_clip, paper.beta, paper.entropy_bonus) == (0.2, 1.0, 0.001, 0.001)
+    assert (paper.max_prompt_tokens, paper.max_new_tokens, paper.epochs, paper.temperature) == (1024, 4096, 20.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    processes = run.start()
+    yield processes
+    run.stop()
+
+
+def small_policy():
+    shape = replace(MODEL_PRESETS["tiny"], vocab_size=50, hidden_size=32, intermediate_size=48, head_dim=8)
+    return init_model(shape, seed=1)
+
+
+def updated(processes, micro_batch=32, shift=0.0, **options):
+    """One step's update of a fresh small policy on fixed rollouts -> its metrics and its weights afterwards."""
+    config = Config(micro_batch=micro_batch, lr=1e-2, **options)
+    torch.manual_seed(0)
+    batch = []
+    for prompt, length in ((3, 9), (7, 2), (5, 5), (4, 12), (6, 1), (3, 3)):
+        ids = torch.randint(0, 50, (prompt + length,)).tolist()
+        batch.append((ids[:prompt], Rollout(ids[prompt:], [-3.9 + shift] * length, True)))
+    advantage = torch.tensor([1.0, -0.5, 0.3, -1.2, 0.7, 0.0], device=processes.device)
+    policy = run.shard(small_policy(), processes)
+    reference = run.shard(small_policy().requires_grad_(False), processes)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
+    ref_logprob = [x - 0.1 for x in reference_logprobs(reference, batch, config, processes)]
+    metrics = update(policy, optimizer, batch, advantage, ref_logprob, config, processes)
+    return metrics, [p.full_tensor().clone() for p in policy.parameters()]
+
+
+def test_the_update_does_not_depend_on_the_micro_batch(processes):
+    options = dict(beta=0.5, entropy_bonus=0.01, grad_clip=1e9)
+    metrics, weights = updated(processes, 32, **options)
+    for micro_batch in (1, 2, 4):
+        other_metrics, other_weights = updated(processes, micro_batch, **options)
+        for name in metrics:
+            assert other_metrics[name] == pytest.approx(metrics[name], abs=1e-5), name
+        for a, b in zip(weights, other_weights):
+            assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_the_loss_is_a_mean_over_all_response_tokens(processes):
+    """Zero weights: every logprob is log(1/50) = -3.912; with old = -3.912 and no KL the loss is the mean of -A."""
+    config = Config(beta=0.0)
+    policy = small_policy()
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.zero_()
+    old = math.log(1 / 50)
+    batch = [([1, 2], Rollout([3, 4, 5], [old] * 3, True)), ([1], Rollout([9], [old], False))]
+    policy = run.shard(policy, processes)
+    metrics = update(policy, torch.optim.SGD(policy.parameters(), lr=0.1), batch,
+                     torch.tensor([2.0, -1.0], device=processes.device), None, config, processes)
+    assert metrics["loss"] == pytest.approx(-(3 * 2.0 - 1.0) / 4, abs=1e-4)
+    assert metrics["entropy"] == pytest.approx(math.log(50), abs=1e-3)
+    assert metrics["logprob_gap"] == pytest.approx(0, abs=1e-4) and metrics["clipped"] == 0
+
+
+def test_clipped_tokens_are_counted(processes):
+    assert updated(processes, shift=-2.0)[0]["clipped"] > 0.3
+
+
+def test_an_update_raises_what_was_better_and_lowers_what_was_worse(processes):
+    config = Config(beta=0.0, lr=0.05)
+    policy = run.shard(small_policy(), processes)
+    batch = [([1, 2], Rollout([3, 4], [-3.9] * 2, True)), ([1, 2], Rollout([7, 8], [-3.9] * 2, True))]
+    before = reference_logprobs(policy, batch, config, processes)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3)
+    update(policy, optimizer, batch, torch.tensor([0.7, -0.7], device=processes.device), None, config, processes)
+    after = reference_logprobs(policy, batch, config, processes)
+    assert after[0].sum() > before[0].sum() and after[1].sum() < before[1].sum()

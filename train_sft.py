@@ -1,0 +1,167 @@
+"""Cold start: supervised fine-tuning on a teacher's responses, loss on the response only.
+
+    python train_sft.py --model Qwen2.5-3B-Instruct/ --data cold_start.jsonl --out cold/
+
+Data: JSON lines of a question and a `response` (data.py, the project's own format). The verifiers can filter them.
+A held-out part decides when to stop; the weights that did best on it are saved.
+
+Legend: N sequences, T tokens.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import rewards
+import run
+from data import DataError, load_responses, load_tokenizer, prompt_ids
+from model import ModelError, pack
+from run import option
+
+
+@dataclass
+class Config:
+    """The whole configuration; every field is a flag."""
+
+    out: str = option("ckpt", "run directory; it is itself a Hugging Face model directory")
+    model: str = option(str(Path(__file__).parent / "assets" / "tiny"), "model directory, or a preset's name")
+    tokenizer: str = option("", "tokenizer directory, where it is not the model's")
+    data: list = option([], "files of questions with responses")
+    objective: str = option("crpo", "whose prompt a response answers, where its row does not say", choices=["crpo", "grpo"])
+    require_right: bool = option(False, "drop responses whose answer is wrong")
+    require_form: bool = option(False, "drop responses that are not of their objective's form")
+    skip_bad_rows: bool = option(False, "count and list bad rows instead of stopping")
+    seed: int = option(0, "fixes the held-out part and the order")
+    steps: int = option(0, "updates; 0: as many as --epochs asks for")
+    epochs: float = option(1.0, "passes over the data, where --steps is 0")
+    batch: int = option(16, "sequences an update, over all processes")
+    micro_batch: int = option(16, "sequences that pass through the model at once")
+    checkpoint_layers: bool = option(False, "recompute layers in the backward pass, to save memory")
+    max_tokens: int = option(4096, "longer sequences are left out, and counted")
+    lr: float = option(1e-4, "peak learning rate; cosine to a tenth of it")
+    warmup: int = option(20, "updates of linear warm-up")
+    weight_decay: float = option(0.01, "of AdamW")
+    grad_clip: float = option(1.0, "largest gradient norm")
+    holdout: float = option(0.02, "share of the data held out for early stopping; 0: none")
+    holdout_every: int = option(100, "updates between two looks at it")
+    patience: int = option(5, "looks without a better loss before stopping")
+
+
+def load_sequences(config, tokenizer, context):
+    """[(prompt ids, response ids)] of --data after filtering; prints what was dropped and why."""
+    kept, wrong, formless, long = [], 0, 0, 0
+    limit = min(config.max_tokens, context)
+    for path in config.data:
+        for question, response, objective in load_responses(path, skip_bad_rows=config.skip_bad_rows):
+            objective = objective or config.objective
+            form = rewards.clinical if objective == "crpo" else rewards.thinking
+            if config.require_right and not rewards.accuracy(response, question):
+                wrong += 1
+            elif config.require_form and not form(response, question):
+                formless += 1
+            else:
+                prompt = prompt_ids(tokenizer, question, objective)
+                target = tokenizer.encode(response) + [tokenizer.end_id]
+                if len(prompt) + len(target) > limit:
+                    long += 1
+                else:
+                    kept.append((prompt, target))
+    counts = f"{len(kept)} responses kept; dropped: {wrong} wrong, {formless} without form, {long} over {limit} tokens"
+    return kept, counts
+
+
+def sequence_loss(model, rows, device):
+    """Sum of the negative log-likelihood over the response tokens of rows."""
+    ids, targets = pack([p for p, _ in rows], [r for _, r in rows], device)
+    logprob, _ = model.token_logprobs(ids, targets)
+    return -logprob.sum()
+
+
+def total_loss(model, rows, config, processes):
+    """Mean loss a response token over `rows`, shared by the processes and their micro-batches; gradients as they sum.
+
+    Every process makes the same number of passes, as sharded models require: who has run out repeats a row at weight 0.
+    """
+    tokens = sum(len(r) for _, r in rows)
+    mine = rows[processes.rank::processes.world]
+    passes = math.ceil(math.ceil(len(rows) / processes.world) / config.micro_batch)
+    total = 0.0
+    for i in range(passes):
+        part = mine[i * config.micro_batch:(i + 1) * config.micro_batch]
+        loss = sequence_loss(model, part or rows[:1], processes.device) * bool(part)
+        if torch.is_grad_enabled():
+            (loss / tokens * processes.world).backward()  # FSDP averages over processes; the sum is wanted
+        total += loss.item()
+    return processes.sum([total])[0] / tokens
+
+
+def main(config):
+    if not config.data:
+        raise ValueError("--data: give at least one file of questions with responses")
+    processes = run.start()
+    model, tokenizer_files = run.resolve_model(config.model, config.tokenizer, config.seed)
+    tokenizer = load_tokenizer(config.tokenizer or config.model)
+    sequences, counts = load_sequences(config, tokenizer, model.config.max_position_embeddings)
+    processes.say(counts)
+    order = np.random.default_rng((config.seed, 0)).permutation(len(sequences))
+    held = int(config.holdout * len(sequences))
+    held_out, train = [sequences[i] for i in order[:held]], [sequences[i] for i in order[held:]]
+    if not train:
+        raise ValueError("no response is left to train on")
+    batch = min(config.batch, len(train))
+    steps = config.steps or math.ceil(config.epochs * len(train) / batch)
+    directory = run.RunDirectory(config.out, config, processes, tokenizer_files)
+    model.checkpoint_layers = config.checkpoint_layers
+    model = run.shard(model, processes)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+
+    def rate(i):
+        warm = min(1.0, (i + 1) / max(config.warmup, 1))
+        return warm * (0.55 + 0.45 * math.cos(math.pi * i / steps))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    best, best_loss, looks = None, math.inf, 0
+    bar = tqdm(range(steps), disable=not processes.main, dynamic_ncols=True)
+    for step in bar:
+        start = time.perf_counter()
+        epoch, offset = divmod(step * batch, len(train))
+        shuffled = [np.random.default_rng((config.seed, 1, e)).permutation(len(train)) for e in (epoch, epoch + 1)]
+        rows = [train[i] for i in np.concatenate(shuffled)[offset:offset + batch]]
+        loss = total_loss(model, rows, config, processes)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        row = {"step": step + 1, "loss": loss, "grad_norm": float(norm.full_tensor()), "lr": schedule.get_last_lr()[0]}
+        schedule.step()
+        if held_out and ((step + 1) % config.holdout_every == 0 or step + 1 == steps):
+            with torch.no_grad():
+                row["holdout_loss"] = total_loss(model, held_out, config, processes)
+            looks += 1
+            if row["holdout_loss"] < best_loss:
+                best, best_loss, looks = [p.detach().clone() for p in model.parameters()], row["holdout_loss"], 0
+        row["seconds"] = time.perf_counter() - start
+        directory.append("metrics", [row])
+        bar.set_postfix_str(f"loss {loss:.3f}" + (f" best held-out {best_loss:.3f}" if best else ""))
+        if held_out and looks >= config.patience:
+            processes.say(f"stopped at step {step + 1}: no better held-out loss in {looks} looks")
+            break
+    if best:
+        with torch.no_grad():
+            for parameter, value in zip(model.parameters(), best):
+                parameter.copy_(value)
+        processes.say(f"best held-out loss {best_loss:.4f}")
+    directory.save(model, tokenizer)
+    processes.say(f"next: python eval.py {config.out}    or: python train_crpo.py --model {config.out} --out ckpt")
+    run.stop()
+
+
+if __name__ == "__main__":
+    try:
+        main(run.parse_config(Config, __doc__.split("\n")[0]))
+    except (ValueError, DataError, ModelError) as error:
+        run.fail(error)
