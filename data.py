@@ -304,14 +304,15 @@ def build_tokenizer(texts, phrases, vocab_size, directory):
     constant that a tiny model need not read word by word.
     """
     tokenizer = tokenizers.Tokenizer(models.BPE())
-    words = pre_tokenizers.Split(Regex(r" ?[A-Za-z]+| ?\d{1,3}|\s+|[^A-Za-z\d\s]"), "isolated")
+    words = pre_tokenizers.Split(Regex(r" ?[A-Za-z]+| ?\d{1,3}|\n+|\s|[^A-Za-z\d\s]"), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     # The phrases are tokens already, so the merges are learned from what stands between them.
     between = re.compile("|".join(re.escape(p) for p in sorted(phrases, key=len, reverse=True)))
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False)
-    tokenizer.train_from_iterator((between.sub("\n", text) for text in texts), trainer)
+    pieces = (piece for text in [*texts, "system\nuser\nassistant\n" * 100] for piece in between.split(text))
+    tokenizer.train_from_iterator(pieces, trainer)
     tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in [*phrases, *PROMPTS.values()]])
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
