@@ -1,0 +1,663 @@
+r"""The rewards and the text measures: every verifier a pure function of a response and its question.
+
+    r = 10 * accuracy + clinical + 0.5 * consistency      (Eq 4; the grpo baseline: 10 * accuracy + thinking)
+
+score() gives every objective, total() their weighted sum, measures() the counts of the paper's evaluation. The paper
+has a language model count citations, rejections and hallucinations; here rules count them, so that the same text
+always gets the same number. The rules read words, not medicine: they know what the case says, not what a disease does.
+
+A question is anything with .stem, .options (letter -> text) and .answer. Any string is a valid response: nothing here
+raises, and time is linear in the text. A policy under optimisation is an adversary, so the rules lean one way: what
+might be earned without being deserved is not given.
+"""
+
+import operator
+import re
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+OBJECTIVES = ("accuracy", "clinical", "consistency", "thinking")
+WEIGHTS = {"crpo": {"accuracy": 10.0, "clinical": 1.0, "consistency": 0.5},
+           "grpo": {"accuracy": 10.0, "thinking": 1.0}}
+
+READ = 50_000  # characters of a response that the measures read: 4,096 tokens of prose are about 20,000
+LONGEST_WORD = 48  # a longer token is noise; `</dx><conclusion>` and the longest drug names are shorter
+LONGEST_PERIOD = 8  # tokens in the period of a back-to-back loop
+COPIED_RUN = 8  # consecutive words shared with dx that make a copy rather than a phrase
+CITED_PER_SENTENCE = 3  # a sentence that recites the case is no better argument than one that picks three findings
+CUE_LIMIT = 3  # how often one cue phrase counts as a behaviour
+
+
+# --- the answer ---------------------------------------------------------------------------------------------------
+
+WRAPPERS = ("\\text{", "\\textbf{", "\\textit{", "\\textrm{", "\\mathrm{", "\\mathbf{")
+
+
+def fold(text):
+    """Text for comparison: case and runs of white space do not matter, every other character does."""
+    return " ".join(text.casefold().split())
+
+
+def boxes(text):
+    r"""The contents of every \boxed{...}, in order, braces balanced; None for one that is never closed."""
+    found = []
+    for part in text.split("\\boxed")[1:]:
+        part = part.lstrip()
+        if not part.startswith("{"):
+            continue  # the bare word, without braces, is no box
+        depth = 0
+        for place, char in enumerate(part):
+            depth += (char == "{") - (char == "}")
+            if depth == 0:
+                break
+        found.append(part[1:place] if depth == 0 else None)
+    return found
+
+
+def box_letter(content, options):
+    """The option letter that a box names, or None.
+
+    A bare letter is always the option's letter, whatever the option texts are. A text after the letter must be that
+    option's own: "C: " and the text of B is a hedge. A text alone must be the text of exactly one option.
+    """
+    if content is None:
+        return None
+    content = content.strip()
+    for _ in range(2):
+        wrapper = next((w for w in WRAPPERS if content.startswith(w)), None)
+        if wrapper:
+            head, _, tail = content[len(wrapper):].partition("}")
+            content = (head + tail).strip()
+    same_text = [letter for letter, text in options.items() if fold(text) == fold(content)]
+    inner = content[1:] if content.startswith("(") and content[2:3] == ")" else content
+    letter, rest = inner[:1].upper(), inner[1:]
+    if letter in options and rest in ("", ".", ")", ":"):
+        return letter
+    if len(same_text) == 1:
+        return same_text[0]
+    if letter in options and rest[0] in ".):" and fold(rest[1:]) in ("", fold(options[letter])):
+        return letter
+    return None
+
+
+def blocks(text, tag):
+    """The insides of the closed <tag>...</tag> blocks."""
+    parts = [part.partition(f"</{tag}>") for part in text.split(f"<{tag}>")[1:]]
+    return [inside for inside, closing, _ in parts if closing]
+
+
+def extract_answer(response, options):
+    r"""The letter the response answers with, or None (PAPER.md, "Our reading"). One extractor for every arm.
+
+    The letter in \boxed{} inside a closed <conclusion> (or, for the grpo arm, <answer>) block. Every box of the
+    response, wherever it stands, must name the same option; a box that names none is a disagreement.
+    """
+    letters = {box_letter(content, options) for content in boxes(response)}
+    inside = any(boxes(block) for tag in ("conclusion", "answer") for block in blocks(response, tag))
+    return letters.pop() if inside and len(letters) == 1 else None
+
+
+def accuracy(response, question):
+    """1.0 if the response answers with the key, else 0.0 (Eq 4)."""
+    return float(extract_answer(response, question.options) == question.answer)
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+MARKUP = re.compile(r"<[^<>]{0,40}>|\\[A-Za-z]+|System [12]:")
+TIME = re.compile(r"\d+[- ](?:year|month|week|day|hour)s?\b(?:[- ]old\b)?", re.IGNORECASE)  # ages and durations
+SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
+# an option's letter as "B)", a number, a word, or one of the marks that the rules look at
+TOKEN = re.compile(r"(?<!\w)[A-Z]\)|(?:(?<!\w)[-−+])?\d[\d.,/]*|[^\W_]+|[%°℃℉,:]")
+WORD = re.compile(r"[^\W_]+")
+
+
+def normal(token):
+    """One token for comparison: lower case, plural s dropped, 98.0 as 98 and 1,200 as 1200; "B)" stays as it is."""
+    if token[-1] == ")":
+        return token
+    if token[0].isdigit() or token[0] in "-−+":
+        number = token.rstrip(".,/").replace(",", "").replace("−", "-").lstrip("+")
+        return number.rstrip("0").rstrip(".") if number.count(".") == 1 and "/" not in number else number
+    token = token.lower()
+    return token[:-1] if len(token) > 3 and token[-1] == "s" and token[-2] not in "sui" else token
+
+
+def tokens_of(text):
+    return [normal(token) for token in TOKEN.findall(text)]
+
+
+def is_number(token):
+    return token[:1].isdigit() or token[:1] in "-+" and token[1:2].isdigit()
+
+
+def word_set(text):
+    return frozenset(tokens_of(text))
+
+
+STOP = word_set("""a an the of to in on at by for from as is are was were be been being am it its this that these those
+    there here he she him his her hers they their them we our i my you your and or also both than then so too very more
+    most all any some each such which who whom whose what when where how why if into onto over under about after before
+    per during do does did has have had having can could will shall may might must s t , :""")
+# words of any case: naming them says nothing about this one
+GENERIC = word_set("""patient man woman male female boy girl child infant baby person case finding feature sign symptom
+    presentation history exam examination result evidence picture diagnosis answer option choice question condition
+    disease disorder one other another following physician doctor hospital emergency department clinic year month week
+    day hour old ago age present presented presenting show shown reveal report complain come brought state note found
+    seen given include known likely best correct reason clinical overall together combination typical typically classic
+    usually here well physical vital
+    laboratory study mother father wife husband say said tell told also noticed past recent recently otherwise appear""")
+# how much and how long: a finding is the same without them
+DEGREES = word_set("""mild moderate severe marked slightly progressively gradually worsening increasingly intermittent
+    occasional recurrent persistent sudden onset several multiple""")
+INFERENCE = word_set("""suggest suggested suggesting suggestive support supported supporting indicate indicated
+    indicating indicative point pointing consistent because due explain explained explaining argue arguing against
+    likely unlikely therefore thus hence since favor favour favoring favouring fit match confirm confirmed confirming
+    imply implying characteristic diagnostic exclude excluded rule ruled""")
+ATTRIBUTION = word_set("consistent support suggest indicate favor favour argue confirm fit match imply")
+NOT_BEFORE = word_set("no without lack lacking lacked deny denies denied denying absence absent negative neither nor never")
+NOT_AFTER = word_set("absent missing lacking negative")
+NOT_SEEN = word_set("present seen found noted reported observed abnormal elevated")
+REJECT = word_set("""unlikely less ruled rule incorrect wrong not exclude excluded excluding against inconsistent
+    rejected reject cannot eliminated improbable inappropriate contraindicated""")
+REASON = word_set("""because since as due given absent absence lack lacking without would no missing fit explain
+    explained match account argue expected""")
+LACKING = NOT_BEFORE | NOT_AFTER | word_set("would expected should")
+GENERAL = word_set("""would typically usually often commonly classically generally can could may might typical normally
+    normal range threshold criterion criteria reference cutoff if expected should""")
+BOUNDARY = word_set("""because since that which so therefore thus hence while although but however whereas as unlikely
+    likely : due given""")
+PATIENT = word_set("patient he she man woman boy girl child infant")
+HAS = word_set("has had have present report complain exhibit experience develop")
+HEDGED = word_set("likely probably suspected suspect diagnosis therefore")
+NO_FINDING = STOP | GENERIC | NOT_BEFORE | NOT_AFTER
+EMPTY = STOP | GENERIC | INFERENCE | REJECT | REASON | LACKING | GENERAL | NOT_SEEN  # words that say nothing of the case
+JOINTS = frozenset((",", "and", "with", "or", "plus", "both"))
+COPULA = word_set("is are was were")
+CLAIM_ENDS = NOT_BEFORE | NOT_AFTER | COPULA | word_set("not")
+UNITS = word_set("""% ° ℃ ℉ c f mg g kg mcg µg μg ng pg l dl ml µl mmol meq iu u mm cm mmhg hg min bpm mosm kpa""")
+
+
+def sentences(text):
+    """The sentences of the first READ characters as lists of at most 80 tokens; markup and headings end a sentence."""
+    found = []
+    for sentence in SENTENCE_END.split(MARKUP.sub(". ", text[:READ])):
+        tokens = tokens_of(sentence)
+        found += [tokens[i:i + 80] for i in range(0, len(tokens), 80)]
+    return found
+
+
+def is_real(text):
+    """Real text: three alphabetic words or more, two different ones of which carry content (are no stop words)."""
+    words = [t for t in tokens_of(MARKUP.sub(" ", text[:READ])) if t.isalpha()]
+    return len(words) >= 3 and len({w for w in words if len(w) > 1} - STOP) >= 2
+
+
+# --- the case -----------------------------------------------------------------------------------------------------
+
+CLAUSE = re.compile(r",(?!\d)|[;:()\n]|\.(?=\s|$)|[!?]|\b(?:and|with|but|who|which|that|because|while|although|however|has|have"
+                    r"|had|shows?|showed|reveals?|revealed|demonstrates?|presents?|complains?|reports?|states|includes?"
+                    r"|including|due to|is significant for|is notable for)\b", re.IGNORECASE)
+ASKS = word_set("which what how why who following next step diagnosis cause mechanism appropriate except true false")
+DENIES = word_set("deny denies denied denying without negative")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One content phrase of the stem. words: its content words; numbers: its exact values; negated: the stem denies it."""
+    text: str
+    words: frozenset
+    numbers: frozenset
+    negated: bool
+
+    @property
+    def needed(self):
+        """How many of its words a text must repeat: all of a short phrase, one beside an exact value."""
+        n = len(self.words)
+        return min(n, 1) if self.numbers else n if n <= 4 else -(-3 * n // 4)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the verifiers know of a question; index: word -> the findings (by place) that hold it."""
+    findings: tuple
+    index: dict
+    words: frozenset  # of the stem
+    numbers: frozenset  # of stem and options
+    values: dict  # the name of a measured thing -> the values the stem gives it
+    options: dict  # letter -> its text as " token token "
+    option_words: frozenset
+    scripts: frozenset
+
+
+def findings_of(stem, everything=False):
+    """The content phrases of a stem, in order: its clauses without stop words, ages, durations, and the question it ends with.
+
+    A value keeps the name it belongs to ("blood pressure, 126/74 mm Hg" is one finding), and a second rendering of it,
+    as in "36.7°C (98.0°F)", is none of its own. A stem that is only a question gives its clauses all the same.
+    """
+    found = []
+    lines = [line for line in SENTENCE_END.split(TIME.sub(" ", stem[:READ])) if line.strip()]
+    for place, line in enumerate(lines):
+        denied = False
+        for clause in CLAUSE.split(line):
+            tokens = tokens_of(clause)
+            if place == len(lines) - 1 and not everything and not ASKS.isdisjoint(tokens):
+                break
+            denied |= not DENIES.isdisjoint(tokens)
+            negated = denied or not (NOT_BEFORE | NOT_AFTER).isdisjoint(tokens)
+            numbers = frozenset(t for t in tokens if is_number(t))
+            words = [t for t in tokens if t not in NO_FINDING and not is_number(t)]
+            if not set(words) - UNITS:
+                if not numbers or not found or found[-1].numbers or not words and "/" not in "".join(numbers):
+                    continue
+                name = found.pop()
+                clause, words = f"{name.text}, {clause.strip()}", [*name.words, *words]
+            kept = [w for w in words if w not in DEGREES] or words
+            found.append(Finding(" ".join(clause.split()), frozenset(kept[:10]), numbers, negated))
+    distinct = {(f.words, f.numbers): f for f in reversed(found)}
+    return list(distinct.values())[::-1] if found or everything else findings_of(stem, everything=True)
+
+
+@lru_cache(maxsize=1024)
+def read_case(stem, options):
+    """Stem and option items -> Case. Cached: the responses of a group share it."""
+    findings = findings_of(stem)
+    index, values = {}, {}
+    for place, finding in enumerate(findings):
+        for word in finding.words | finding.numbers:
+            index.setdefault(word, []).append(place)
+        for word in finding.words - UNITS if finding.numbers else ():
+            values.setdefault(word, set()).update(finding.numbers)
+    texts = {letter: tokens_of(text[:READ]) for letter, text in options}
+    tokens = tokens_of(stem[:READ])
+    numbers = frozenset(t for part in (tokens, *texts.values()) for t in part if is_number(t))
+    letters = Counter(script(c) for c in stem[:READ] + "".join(text[:READ] for _, text in options) if c.isalpha())
+    scripts = {name for name, n in letters.items() if 10 * n >= letters.total()}
+    return Case(tuple(findings), index, frozenset(tokens), numbers, values,
+                {letter: f" {' '.join(t)} " for letter, t in texts.items()},
+                frozenset(w for t in texts.values() for w in t) - STOP, frozenset(scripts | {"LATIN"}))
+
+
+def case_of(question):
+    return read_case(question.stem, tuple(question.options.items()))
+
+
+def denied_at(sentence, first, last):
+    """Whether sentence[first:last + 1] is said to be absent: "no fever", "lacks a fever", "fever is absent/not seen"."""
+    for token in sentence[max(0, first - 3):first][::-1]:
+        if token in JOINTS and token != "or":
+            break
+        if token in NOT_BEFORE:
+            return True
+    copula = not COPULA.isdisjoint(sentence[last + 1:last + 2])
+    after = sentence[last + 1 + copula:last + 3 + copula]
+    if after[:1] == ["not"]:
+        return not NOT_SEEN.isdisjoint(after[1:])
+    return not NOT_AFTER.isdisjoint(after[:1]) and (copula or not after[1:] or after[1] in JOINTS)
+
+
+def mentions(sentence, case):
+    """The findings that a sentence mentions: {place in case.findings: (positions in the sentence, denied)}.
+
+    A mention repeats every number and enough of the words (Finding.needed) close together, with room for one content
+    word between. Longer findings come first and no word serves two, so overlapping phrases count once.
+    """
+    order, places = 0, {}  # order: the position among content words; places: finding -> [(order, position)]
+    for position, word in enumerate(sentence):
+        order += word not in STOP
+        for finding in case.index.get(word, ()):
+            places.setdefault(finding, []).append((order, position))
+    found, used = {}, set()
+    for finding in sorted(places, key=lambda f: (-len(case.findings[f].words), f)):
+        want = case.findings[finding]
+        size = len(want.words) + len(want.numbers) + 1
+        free = [p for p in places[finding] if p[1] not in used]
+        for start in range(len(free)):
+            window = [p for order, p in free[start:start + size] if order < free[start][0] + size]
+            held = {sentence[p] for p in window}
+            if len(held & want.words) >= want.needed and held >= want.numbers:
+                used.update(window)
+                found[finding] = (window, denied_at(sentence, window[0], window[-1]))
+                break
+    return found
+
+
+# --- form: clinical reasoning, thinking -----------------------------------------------------------------------------
+
+def framed(response, first, second):
+    """(inside first, inside second) of a response that is <first>..</first><second>..</second> and no more, or None.
+
+    Each of the four tags stands exactly once, counted without regard to case and white space, so that a misspelt
+    second copy counts too; nothing but white space lies around and between.
+    """
+    text, squeezed = response.strip(), "".join(response.lower().split())
+    tags = (f"<{first}>", f"</{first}>", f"<{second}>", f"</{second}>")
+    if any(text.count(tag) != 1 or squeezed.count(tag) != 1 for tag in tags):
+        return None
+    a, b, c, d = (text.index(tag) for tag in tags)
+    if not (a == 0 and a < b < c < d and d + len(tags[3]) == len(text)) or text[b + len(tags[1]):c].strip():
+        return None
+    return text[len(tags[0]):b], text[c + len(tags[2]):d]
+
+
+def has_content(text, options):
+    """Real text, or at least a box that names an option."""
+    return is_real(text) or any(box_letter(content, options) for content in boxes(text))
+
+
+def systems(dx):
+    """(System 1, System 2) of a dx part: each heading once, in order, each followed by real text; else None."""
+    if dx.count("System 1:") != 1 or dx.count("System 2:") != 1:
+        return None
+    first, _, second = dx.partition("System 1:")[2].partition("System 2:")
+    return (first, second) if is_real(first) and is_real(second) else None
+
+
+def is_copy(conclusion, dx):
+    """Whether more than half of a conclusion's words are copied from dx.
+
+    Copied is a word in a whole sentence (four words or more) of dx, or in a run of COPIED_RUN words that dx holds too
+    (of a shorter conclusion, the whole).
+    """
+    theirs = {tuple(s) for s in sentences(dx)}
+    stream = [t for s in sentences(dx) for t in s]
+    words = [t for s in sentences(conclusion) for t in s]
+    run = min(COPIED_RUN, len(words))
+    runs = {tuple(stream[i:i + run]) for i in range(len(stream) - run + 1)}
+    copied, place = bytearray(len(words)), 0
+    for sentence in sentences(conclusion):
+        if len(sentence) >= 4 and tuple(sentence) in theirs:
+            copied[place:place + len(sentence)] = b"\1" * len(sentence)
+        place += len(sentence)
+    for i in range(len(words) - run + 1):
+        if tuple(words[i:i + run]) in runs:
+            copied[i:i + run] = b"\1" * run
+    return 2 * sum(copied) > len(words)
+
+
+def phrases_of(text, case, chosen):
+    """The question's phrases that a text repeats: places of findings, and "answer" if it names the chosen option."""
+    found = {f for sentence in sentences(text) for f in mentions(sentence, case)}
+    line = " " + " ".join(t for sentence in sentences(text) for t in sentence) + " "
+    named = chosen is not None and case.options[chosen].strip() and case.options[chosen] in line
+    return found | {"answer"} if named else found
+
+
+def cross_references(response, question, dx, conclusion):
+    """Whether the conclusion repeats two distinct phrases of the question that dx discusses, and is no copy of dx.
+
+    Phrases are case findings, with their exact values, and the name of the chosen option; the other options' names do
+    not count, so that listing them earns nothing.
+    """
+    case, chosen = case_of(question), extract_answer(response, question.options)
+    shared = phrases_of(conclusion, case, chosen) & phrases_of(dx, case, chosen)
+    return len(shared) >= 2 and not is_copy(conclusion, dx)
+
+
+def clinical(response, question):
+    """Clinical reasoning, r_CR of Eq 4: 0, 1 for the form, 1.5 if the conclusion cross-references dx as well.
+
+    Form (PAPER.md, "Our reading"): <dx>System 1: ... System 2: ...</dx><conclusion>...</conclusion>, nothing outside.
+    """
+    parts = framed(response, "dx", "conclusion")
+    if parts is None or systems(parts[0]) is None or not has_content(parts[1], question.options):
+        return 0.0
+    return 1.5 if cross_references(response, question, *parts) else 1.0
+
+
+def thinking(response, question):
+    """The GRPO baseline's format reward: 1.0 for <think>...</think><answer>...</answer>, both with content, else 0.0."""
+    parts = framed(response, "think", "answer")
+    return float(parts is not None and is_real(parts[0]) and has_content(parts[1], question.options))
+
+
+# --- consistency --------------------------------------------------------------------------------------------------
+
+GREEK = frozenset("αβγδεζηθκλμπρστφχψωΓΔΘΛΣΦΨΩ")
+SYMBOLS = frozenset("°ºµ℃℉≥≤±×÷→←↑↓≈≠−²³½¼¾™®‰√∞%+=<>&") | GREEK
+MARKS = frozenset("–—‘’“”…•·†‡§£€")
+SIGNIFICANT = re.compile(r"[A-Za-z0-9%+=<>&]")
+TAGS = frozenset(f"<{end}{name}>" for name in ("dx", "conclusion", "think", "answer") for end in ("", "/"))
+
+
+@lru_cache(maxsize=8192)
+def script(char):
+    """The script of a letter or of a mark on it, as the first word of its Unicode name; "" for a nameless character."""
+    return unicodedata.name(char, "").partition(" ")[0]
+
+
+def is_effective(token, scripts):
+    """Whether one token is in the question's script, a number, a unit or a medical symbol (PAPER.md, "Our reading").
+
+    One odd character (another script's, invisible, private, a control, a replacement or a surrogate) spoils its token;
+    so does a length over LONGEST_WORD. Punctuation alone is nothing. Two Greek letters may stand in a word: "TNF-α".
+    """
+    if len(token) > LONGEST_WORD:
+        return False
+    if token.isascii():
+        return token.isprintable() and SIGNIFICANT.search(token) is not None
+    odd = [c for c in token if not c.isascii() and c not in SYMBOLS and c not in MARKS]
+    if any(unicodedata.category(c)[0] not in "LM" or script(c) not in scripts for c in odd):
+        return False
+    greek = sum(c in GREEK for c in token)
+    if greek > 2 and "GREEK" not in scripts or not "".join(c for c in token if c.isascii()).isprintable():
+        return False
+    return any(c.isalnum() or c in SYMBOLS for c in token)
+
+
+def loops(tokens):
+    """Marks (1) the tokens of a repeated loop: from the third copy of a run of up to LONGEST_PERIOD tokens back to back,
+    and from the third copy of a sentence of four tokens or more wherever it stands. Case and end marks do not matter."""
+    plain = [t.lower().strip(".,;:!?") for t in tokens]
+    marked = bytearray(len(tokens))
+    for period in range(1, LONGEST_PERIOD + 1):
+        same = bytes(map(operator.eq, plain[period:], plain))  # same[i]: token i + period equals token i
+        for run in re.finditer(b"\x01{%d,}" % (period + 1), same):
+            start, end = run.start() + 2 * period, run.end() + period
+            marked[start:end] = b"\1" * (end - start)
+    seen, start = Counter(), 0
+    for end, token in enumerate(tokens, 1):
+        if token[-1] in ".!?;" or end == len(tokens):
+            sentence = tuple(plain[start:end])
+            if end - start >= 4:
+                seen[sentence] += 1
+                if seen[sentence] > 2:
+                    marked[start:end] = b"\1" * (end - start)
+            start = end
+    return marked
+
+
+def consistency(response, question):
+    """Effective tokens / all white-space separated tokens, in [0, 1]; 0 for an empty response (Eq 4).
+
+    Effective: is_effective() and not part of a loop. The scripts are those of at least a tenth of the question's
+    letters, and Latin.
+    """
+    tokens = response.split()
+    scripts = case_of(question).scripts
+    effective = {t: t in TAGS or is_effective(t, scripts) for t in set(tokens)}
+    return sum(effective[t] and not looped for t, looped in zip(tokens, loops(tokens))) / max(len(tokens), 1)
+
+
+# --- the measures of the evaluation -------------------------------------------------------------------------------
+
+def citations(response, question):
+    """CECD: the findings of the stem, values included, that the response ties to an inference, in order of citation.
+
+    Such a sentence holds a word of inference, the finding with its polarity (a finding said to be absent is not cited,
+    one that the stem denies is cited only by denying it) and something inferred: a word besides findings and cues.
+    Each finding counts once, and a sentence cites CITED_PER_SENTENCE at most.
+    """
+    case, cited = case_of(question), {}
+    for sentence in sentences(response):
+        if INFERENCE.isdisjoint(sentence):
+            continue
+        found = mentions(sentence, case)
+        used = {p for positions, _ in found.values() for p in positions}
+        if {w for p, w in enumerate(sentence) if p not in used} - EMPTY:
+            right = [f for f, (_, denied) in found.items() if denied == case.findings[f].negated]
+            for f in sorted(right, key=lambda f: found[f][0])[:CITED_PER_SENTENCE]:
+                cited[case.findings[f].text] = None
+    return list(cited)
+
+
+def named_option(sentence, case):
+    """The option that a sentence names first, by its text or as "B)" or "option B"; or None. Of two that begin at the
+    same place the longer text, so that "myocardial infarction" is not "infarction"."""
+    line, named = f" {' '.join(sentence)} ", []
+    for letter, text in case.options.items():
+        keys = (f" {letter}) ", f" option {letter.lower()} ", text if len(text) > 3 else "")
+        named += [(line.index(key), -len(key), letter) for key in keys if key and key in line]
+    return min(named)[2] if named else None
+
+
+def rejection_reason(sentence, letter, case):
+    """The words of a valid reason against an option, or None.
+
+    A reason needs a word of reason and either a finding of the case or one that is lacking; a finding of the case that
+    is called absent, or the reverse, makes it invalid. Words true of any case ("does not fit the presentation") are none.
+    """
+    if REASON.isdisjoint(sentence):
+        return None
+    words = f" {' '.join(sentence)} ".replace(f" {letter}) ", " ").replace(case.options[letter], " ").split()
+    found = mentions(words, case)
+    if any(denied != case.findings[f].negated for f, (_, denied) in found.items()):
+        return None
+    used = {p for positions, _ in found.values() for p in positions}
+    rest = {w for p, w in enumerate(words) if p not in used} - EMPTY
+    lacking = not LACKING.isdisjoint(words) or any(
+        w == "not" and not NOT_SEEN.isdisjoint(words[p + 1:p + 2]) for p, w in enumerate(words))
+    return frozenset(words) - EMPTY if found or lacking and rest else None
+
+
+def rejections(response, question):
+    """DRC: {letter: words of the reason} of the wrong options that the response rejects with a valid reason.
+
+    A sentence rejects the option it names first, if it holds a word of rejection; the reason stands in it or else in
+    the next or previous sentence, if that names no option. Neither the key nor the response's own choice can be
+    rejected, and the same reason counts for one option only.
+    """
+    case, chosen = case_of(question), extract_answer(response, question.options)
+    rejected, said = {}, sentences(response)
+    for place, sentence in enumerate(said):
+        if REJECT.isdisjoint(sentence):
+            continue
+        letter = named_option(sentence, case)
+        if letter in (None, question.answer, chosen) or letter in rejected:
+            continue
+        reason = rejection_reason(sentence, letter, case)
+        for near in said[place + 1:place + 2] + said[max(0, place - 1):place]:
+            if not reason and not REASON.isdisjoint(near) and named_option(near, case) is None:
+                reason = rejection_reason(near, letter, case)
+        if reason and reason not in rejected.values():
+            rejected[letter] = reason
+    return rejected
+
+
+def wrong_values(sentence, case):
+    """Values that the stem does not have: a number with a unit, or after the name of a value of the stem."""
+    wrong = []
+    for place, token in enumerate(sentence):
+        if not is_number(token):
+            continue
+        named = [case.values[w] for w in sentence[max(0, place - 3):place] if w in case.values]
+        with_unit = not UNITS.isdisjoint(sentence[place + 1:place + 2])
+        if (named or with_unit) and token not in set().union(*(named or [case.numbers])):
+            wrong.append(token)
+    return wrong
+
+
+def claims(sentence):
+    """The stretches of a sentence that attribute something to the patient: what stands before a word of attribution
+    ("X supports"), before "is present", and after "the patient has", "given" or "presence of"."""
+    start = 0
+    for place, token in enumerate(sentence):
+        after = sentence[place + 1:place + 2]
+        if token in BOUNDARY:
+            start = place + 1
+        elif token in ATTRIBUTION or token == "point" and after == ["to"] or token == "present" and sentence[place - 1] in STOP:
+            yield sentence[start:place]
+            start = place + 1
+        if token in ("given", "presence") or token in HAS and not PATIENT.isdisjoint(sentence[max(0, place - 2):place]):
+            end = next((i for i in range(place + 1, len(sentence)) if sentence[i] in BOUNDARY | ATTRIBUTION), None)
+            if HEDGED.isdisjoint(sentence[:place]) and after:
+                yield sentence[place + 1:end]
+
+
+def unsupported(response, question):
+    """Hallucination: the values and findings that the response attributes to the patient and the stem does not have.
+
+    A phrase counts if it is the subject of an inference or what the patient is said to have, and a word of it stands
+    neither in stem nor options (of a phrase over three words, two fifths of them). What is said to be absent or typical in
+    general is no attribution.
+    """
+    case, wrong = case_of(question), {}
+    for sentence in sentences(response):
+        if not GENERAL.isdisjoint(sentence):
+            continue
+        values = wrong_values(sentence, case)
+        for claim in claims(sentence):
+            for phrase in split_phrases(claim):
+                words = [w for w in phrase if w not in NO_FINDING and w not in UNITS and not is_number(w)]
+                if not words or not CLAIM_ENDS.isdisjoint(phrase) or set(words) <= case.option_words:
+                    continue
+                missing = [w for w in words if w not in case.words and w not in case.option_words]
+                if missing and (len(words) <= 3 or 5 * len(missing) >= 2 * len(words)):
+                    wrong[" ".join(t for t in phrase if t not in STOP)] = None
+                    values = [v for v in values if v not in phrase]
+        wrong.update(dict.fromkeys(values))
+    return list(wrong)
+
+
+def split_phrases(tokens):
+    phrases = [[]]
+    for token in tokens:
+        if token in JOINTS:
+            phrases.append([])
+        else:
+            phrases[-1].append(token)
+    return phrases
+
+
+BEHAVIOURS = {
+    "backtracking": ("wait", "on second thought", "let me reconsider", "reconsidering", "let me re examine",
+                     "let me rethink", "i was wrong", "that is not right", "that is wrong", "going back",
+                     "let me go back", "actually no", "scratch that", "my mistake", "instead we should"),
+    "verification": ("let me check", "let me verify", "double check", "to verify", "to confirm", "verifying",
+                     "checking", "let me confirm", "this is consistent with", "sanity check", "recheck", "re check",
+                     "does this fit", "confirming"),
+    "subgoal": ("first", "second", "third", "next", "finally", "step 1", "step 2", "step 3", "step 4", "step by step",
+                "the next step", "let me start", "to begin", "we need to"),
+    "backward_chaining": ("working backward", "working backwards", "work backward", "work backwards",
+                          "starting from the answer", "if the answer were", "if the diagnosis were", "if this were",
+                          "if it were", "we would expect", "would expect to see", "would have to", "for this to be"),
+}
+
+
+def behaviours(response):
+    """The four cognitive behaviours, by cue phrase, each phrase counted up to CUE_LIMIT times. -> {name: count}"""
+    line = " " + " ".join(token.lower() for token in WORD.findall(MARKUP.sub(" ", response[:READ]))) + " "
+    return {name: sum(min(line.count(f" {cue} "), CUE_LIMIT) for cue in cues) for name, cues in BEHAVIOURS.items()}
+
+
+# --- together -----------------------------------------------------------------------------------------------------
+
+def score(response, question):
+    """Every objective of one response, by name, in the order of OBJECTIVES."""
+    return {name: verifier(response, question)
+            for name, verifier in zip(OBJECTIVES, (accuracy, clinical, consistency, thinking))}
+
+
+def total(scores, weights):
+    """The reward: the weighted sum of the objectives that `weights` names (Eq 4 with WEIGHTS["crpo"])."""
+    return float(sum(weight * scores[name] for name, weight in weights.items()))
+
+
+def measures(response, question):
+    """The evaluation's counts; citations: all attributed citations, right (cecd) and wrong (hallucination)."""
+    cecd, wrong = len(citations(response, question)), len(unsupported(response, question))
+    return {"cecd": cecd, "drc": len(rejections(response, question)), "hallucination": wrong,
+            "citations": cecd + wrong, **behaviours(response)}
