@@ -7,13 +7,16 @@ A row is recognised by its fields, whatever the file is called:
     MedXpertQA   question, options [{letter, content}] or {A..J}, label or answer_idx
     our own      stem, options {A..}, answer, and for cold starts response and objective
 
-A bad row is an error that names file, line and field. Nothing is repaired, cut or skipped in silence.
+A bad row is an error that names file, line and field. Nothing is repaired, cut or skipped in silence: text stays as
+published but for the white space around it.
 """
 
 import gzip
 import json
 import re
+import reprlib
 import sys
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +43,10 @@ class DataError(ValueError):
     """Data that cannot be used; the message says where, what is wrong and what to do."""
 
 
+class CountingError(DataError):
+    """A key that counts from the other base: every row of the file is then misread, so no row of it may be used."""
+
+
 @dataclass(frozen=True)
 class Question:
     """One multiple-choice question. stem: the case and what is asked, without the options. options: text by letter, in
@@ -54,144 +61,175 @@ class Question:
 
 
 def _text(row, name):
-    value = row.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"field {name}: expected text, found {json.dumps(value)[:60]}")
-    return value.strip()
+    """The text of a field; white space around it is the only thing ever removed."""
+    if name not in row:
+        raise DataError(f"field {name}: missing")
+    if not isinstance(row[name], str) or not row[name].strip():
+        raise DataError(f"field {name}: expected text, found {reprlib.repr(row[name])}")
+    return row[name].strip()
 
 
-def _options(row, texts):
-    """{letter: text} from {letter: text}; letters run from A without a gap, as everything else relies on."""
-    if not isinstance(texts, dict) or len(texts) < 2:
-        raise DataError("field options: expected at least two, by letter")
-    if list(texts) != list(LETTERS[:len(texts)]):
-        raise DataError(f"field options: letters {', '.join(map(str, texts))} do not run from A on")
-    return {letter: _text(texts, letter) for letter in texts}
-
-
-def _key(letter, options, name):
-    if not isinstance(letter, str) or letter not in options:
-        raise DataError(f"field {name}: {json.dumps(letter)[:60]} names none of the options {', '.join(options)}")
-    return letter
-
-
-def _medqa(row, place):
-    options = _options(row, row["options"])
-    key = _key(row["answer_idx"], options, "answer_idx")
-    if "answer" in row and str(row["answer"]).strip() not in (options[key], key):
-        raise DataError(f"field answer: {row['answer']!r} is not the text of option {key}, {options[key]!r}")
-    stem, printed = _without_choices(_text(row, "question"), options)
-    meta = {k: row[k] for k in ("meta_info", "medical_task", "body_system", "question_type") if row.get(k) is not None}
-    source = "medxpertqa" if printed or len(options) > 5 else "medqa"
-    return Question(str(row.get("id", row.get("realidx", place))), stem, options, key, source, meta)
-
-
-def _medxpertqa(row, place):
-    texts = row["options"]
+def _options(row):
+    """{letter: text} from {letter: text} or [{letter, content}]; letters run from A without a gap."""
+    texts = row.get("options")
     if isinstance(texts, list):
         if not all(isinstance(o, dict) and isinstance(o.get("letter"), str) for o in texts):
             raise DataError("field options: expected a list of {letter, content}")
         if len({o["letter"] for o in texts}) < len(texts):
             raise DataError("field options: a letter stands twice")
         texts = {o["letter"]: o.get("content") for o in texts}
-    options = _options(row, texts)
-    label = row.get("label", row.get("answer_idx"))
-    if isinstance(label, list):
-        if len(label) != 1:
-            raise DataError(f"field label: expected one letter, found {len(label)}")
-        label = label[0]
-    key = _key(label, options, "label")
-    stem, _ = _without_choices(_text(row, "question"), options)
-    meta = {k: row[k] for k in ("medical_task", "body_system", "question_type") if row.get(k) is not None}
-    return Question(str(row.get("id", place)), stem, options, key, "medxpertqa", meta)
+    if not isinstance(texts, dict) or len(texts) < 2:
+        raise DataError(f"field options: expected at least two, by letter, found {reprlib.repr(texts)}")
+    if sorted(texts) != list(LETTERS[:len(texts)]):
+        raise DataError(f"field options: letters {reprlib.repr(sorted(texts))} do not run from A on")
+    for letter, text in texts.items():
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"field options: {letter}: expected text, found {reprlib.repr(text)}")
+    return {letter: texts[letter].strip() for letter in sorted(texts)}
+
+
+def _key(row, name, options):
+    """The letter of the key, given as "C" or ["C"]."""
+    value = row.get(name)
+    letter = value[0] if isinstance(value, list) and len(value) == 1 else value
+    if not isinstance(letter, str) or letter not in options:
+        raise DataError(f"field {name}: {reprlib.repr(value)} names none of the options {', '.join(options)}")
+    return letter
 
 
 def _without_choices(question, options):
-    """The question without the list of choices printed at its end, and whether there was one."""
+    """The question without the list of choices printed at its end, and whether there was one.
+
+    Only the very list is removed, so nothing of a case can be lost with it.
+    """
     stem, mark, printed = question.rpartition("Answer Choices:")
     if not mark:
         return question, False
-    missing = [letter for letter, text in options.items() if text not in printed]
-    if missing or not stem.strip():
-        raise DataError(f"field question: 'Answer Choices:' is not followed by the options {', '.join(missing)}")
+    choices = " ".join(f"({letter}) {text}" for letter, text in options.items())
+    if printed.split() != choices.split() or not stem.strip():
+        raise DataError("field question: what follows 'Answer Choices:' is not the row's own options; correct it")
     return stem.strip(), True
 
 
-def _medmcqa(row, place, zero_based):
+def _kept(row, *names):
+    return {name: row[name] for name in names if row.get(name) is not None}
+
+
+def _exam(row, name):
+    """MedQA and MedXpertQA: question, options, and the key's letter in field `name`."""
+    options = _options(row)
+    key = _key(row, name, options)
+    answer = row.get("answer")
+    if answer is not None and (not isinstance(answer, str) or answer.strip() not in (options[key], key)):
+        raise DataError(f"field answer: {reprlib.repr(answer)} is not the text of option {key}; correct one of the two")
+    stem, printed = _without_choices(_text(row, "question"), options)
+    source = "medxpertqa" if printed or "label" in row or len(options) > 5 else "medqa"
+    return stem, options, key, source, _kept(row, "meta_info", "medical_task", "body_system", "question_type")
+
+
+def _medmcqa(row, zero_based):
     options = {letter: _text(row, f"op{letter.lower()}") for letter in "ABCD"}
-    cop = row["cop"]
-    if type(cop) is not int or not 0 <= cop - (not zero_based) < 4:
-        hint = "; for the 0-based export say --mcqa-zero-based" if cop == 0 else ""
-        raise DataError(f"field cop: {json.dumps(cop)[:60]} is not one of {'0..3' if zero_based else '1..4'}{hint}")
-    meta = {k: row[k] for k in ("subject_name", "topic_name", "choice_type") if row.get(k) is not None}
+    cop, first = row["cop"], 0 if zero_based else 1
+    if type(cop) is int and cop == (4 if zero_based else 0):
+        raise CountingError(f"field cop: {cop}, so this file counts its options from {1 - first}; " + (
+            "leave mcqa_zero_based (--mcqa-zero-based) off" if zero_based else
+            "if it is the 0-based export, set mcqa_zero_based (--mcqa-zero-based)"))
+    if type(cop) is not int or not first <= cop < first + 4:
+        raise DataError(f"field cop: expected {first} to {first + 3}, found {reprlib.repr(cop)}")
     # `exp`, the explanation, gives the answer away and is dropped here.
-    return Question(str(row.get("id", place)), _text(row, "question"), options, LETTERS[cop - (not zero_based)],
-                    "medmcqa", meta)
+    meta = _kept(row, "subject_name", "topic_name", "choice_type")
+    return _text(row, "question"), options, LETTERS[cop - first], "medmcqa", meta
 
 
-def _own(row, place):
-    options = _options(row, row.get("options"))
-    key = _key(row.get("answer"), options, "answer")
+def _own(row):
+    options = _options(row)
     meta = row.get("meta", {})
     if not isinstance(meta, dict):
-        raise DataError("field meta: expected an object")
-    return Question(str(row.get("id", place)), _text(row, "stem"), options, key, str(row.get("source", "crpo")), meta)
+        raise DataError(f"field meta: expected an object, found {reprlib.repr(meta)}")
+    source = _text(row, "source") if "source" in row else "crpo"
+    return _text(row, "stem"), options, _key(row, "answer", options), source, meta
 
 
-def parse_row(row, place, mcqa_zero_based=False):
-    """A Question from one decoded row; place is the id of a row without one. DataError names the field."""
+def parse_row(row, line, mcqa_zero_based=False):
+    """A Question from one decoded row; a row without an id is named after its source and line. DataError names the
+    field."""
     if not isinstance(row, dict):
-        raise DataError(f"expected an object, found {json.dumps(row)[:60]}")
+        raise DataError(f"expected one JSON object a line, found {reprlib.repr(row)}")
+    key = next((name for name in ("answer_idx", "label") if name in row), None)
     if "stem" in row:
-        return _own(row, place)
-    if "question" in row and "cop" in row:
-        return _medmcqa(row, place, mcqa_zero_based)
-    if "question" in row and "options" in row:
-        if "answer_idx" in row and isinstance(row["options"], dict):
-            return _medqa(row, place)
-        if "label" in row or "answer_idx" in row:
-            return _medxpertqa(row, place)
-    raise DataError(f"fields {', '.join(map(str, list(row)[:12]))} are of no known format: MedQA (question, options, "
-                    "answer_idx), MedMCQA (question, opa..opd, cop), MedXpertQA (question, options, label) or our own "
-                    "(stem, options, answer)")
+        content = _own(row)
+    elif "question" in row and "cop" in row:
+        content = _medmcqa(row, mcqa_zero_based)
+    elif "question" in row and "options" in row and key:
+        content = _exam(row, key)
+    elif "question" in row and key:
+        raise DataError("field options: missing; choices that stand in the question's text only are not read: add "
+                        "options {letter: text}")
+    else:
+        raise DataError(f"fields {reprlib.repr(list(row))} are of no known format: MedQA (question, options, "
+                        "answer_idx), MedMCQA (question, opa..opd, cop), MedXpertQA (question, options, label) or our "
+                        "own (stem, options, answer)")
+    stem, options, answer, source, meta = content
+    name = next((row[k] for k in ("id", "realidx") if row.get(k) is not None), f"{source}-{line}")
+    if type(name) not in (str, int) or name == "":
+        raise DataError(f"field id: expected text or a number, found {reprlib.repr(name)}")
+    return Question(str(name), stem, options, answer, source, meta)
 
 
-def load_rows(path, skip_bad_rows=False, mcqa_zero_based=False):
-    """[(Question, row)] of a JSON-lines file, plain or .gz.
+def _response(row):
+    """(response, objective) of a cold-start row."""
+    objective = row.get("objective")
+    if objective is not None and objective not in list(PROMPTS):
+        raise DataError(f"field objective: {reprlib.repr(objective)} is not {' or '.join(PROMPTS)}")
+    return _text(row, "response"), objective
 
-    DataError "file:line: field: what is wrong" on the first bad row; with skip_bad_rows the bad rows are listed and
-    counted on standard error, and only a file without any good row is an error.
+
+def _decode(line):
+    """The JSON value of one line of bytes."""
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 at byte {error.start + 1} of the line; convert the file") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not JSON ({error}); the file must hold one JSON object a line") from None
+
+
+def _load(path, skip_bad_rows, mcqa_zero_based, responses):
+    """[(Question, response, objective)] of a JSON-lines file, plain or .gz; the latter two None without `responses`.
+
+    One id is one question. It may stand several times with different responses, never twice with the same.
     """
     path = Path(path)
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
             lines = file.read().split(b"\n")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
     lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
-    good, bad, seen = [], 0, {}
+    good, bad, first, seen = [], 0, {}, set()
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise DataError(f"not UTF-8 at byte {error.start + 1} of the line; convert the file") from None
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"not JSON ({error}); the file must hold one JSON object a line") from None
-            question = parse_row(row, f"{path.stem}-{number}", mcqa_zero_based)
-            if question.id in seen:
-                raise DataError(f"field id: {question.id!r} stands in line {seen[question.id]} already")
-            seen[question.id] = number
-            good.append((question, row))
+            row = _decode(line)
+            question = parse_row(row, number, mcqa_zero_based)
+            record = (question, *(_response(row) if responses else (None, None)))
+            asked = (question.stem, question.options, question.answer)
+            earlier, same = first.setdefault(question.id, (number, asked))
+            if asked != same or (question.id, *record[1:]) in seen:
+                raise DataError(f"field id: {question.id[:60]!r} stands in line {earlier} already; rename one")
         except DataError as error:
             message = f"{path}:{number}: {error}"
+            if isinstance(error, CountingError):
+                raise CountingError(message) from None
             if not skip_bad_rows:
-                raise DataError(message + " (--skip-bad-rows goes on without such rows)") from None
+                raise DataError(f"{message} (--skip-bad-rows goes on without such rows)") from None
             bad += 1
             print(f"skipped {message}", file=sys.stderr)
+        else:
+            seen.add((question.id, *record[1:]))
+            good.append(record)
     if bad:
         print(f"{path}: skipped {bad} bad rows, kept {len(good)}", file=sys.stderr)
     if not good:
@@ -200,25 +238,41 @@ def load_rows(path, skip_bad_rows=False, mcqa_zero_based=False):
 
 
 def load_questions(path, skip_bad_rows=False, mcqa_zero_based=False):
-    """The Questions of a file; see load_rows."""
-    return [question for question, _ in load_rows(path, skip_bad_rows, mcqa_zero_based)]
+    """[Question] of a JSON-lines file, plain or .gz, in file order.
+
+    DataError "file:line: field: what is wrong" on the first bad row. With skip_bad_rows bad rows are listed and counted
+    on standard error instead, and only a file without any good row is an error, or one whose cop counts from another
+    base than mcqa_zero_based says.
+    """
+    return [question for question, _, _ in _load(path, skip_bad_rows, mcqa_zero_based, responses=False)]
 
 
 def load_responses(path, skip_bad_rows=False):
-    """[(Question, response, objective or None)] of a cold-start file: our own format with `response`."""
-    out = []
-    for question, row in load_rows(path, skip_bad_rows):
-        response, objective = row.get("response"), row.get("objective")
-        if not isinstance(response, str) or not response.strip():
-            raise DataError(f"{path}: question {question.id}: field response: expected text")
-        if objective not in (None, *PROMPTS):
-            raise DataError(f"{path}: question {question.id}: field objective: {objective!r} is not {' or '.join(PROMPTS)}")
-        out.append((question, response, objective))
-    return out
+    """[(Question, response, objective or None)] of a cold-start file, whose rows hold a `response`."""
+    return _load(path, skip_bad_rows, False, responses=True)
+
+
+def _token_ids(path, size):
+    """{"eos_token_id": [ids], "pad_token_id": [id]} as far as a model's configuration file names them."""
+    if not path.exists():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise DataError(f"{path}: expected an object, found {reprlib.repr(config)}")
+    found = {}
+    for name, value in _kept(config, "eos_token_id", "pad_token_id").items():
+        found[name] = value if isinstance(value, list) else [value]
+        if not found[name] or not all(type(i) is int and 0 <= i < size for i in found[name]):
+            raise DataError(f"{path}: {name}: {reprlib.repr(value)} is no id of a tokenizer of {size} tokens")
+    return found
 
 
 class Tokenizer:
-    """tokenizer.json with the ids that generation needs. eos_ids: every id that ends a turn; end_id: <|im_end|>."""
+    """tokenizer.json with the ids that generation needs. eos_ids: every id that ends a turn; start_id, end_id:
+    <|im_start|>, <|im_end|>; size: largest id + 1, which the model's vocabulary must not fall short of."""
 
     def __init__(self, directory):
         directory = Path(directory)
@@ -234,14 +288,13 @@ class Tokenizer:
         self.start_id, self.end_id = (self.core.token_to_id(t) for t in ("<|im_start|>", "<|im_end|>"))
         if self.start_id is None or self.end_id is None:
             raise DataError(f"{path}: lacks <|im_start|> or <|im_end|>, which the chat format needs")
-        ids = {}
-        for name in ("config.json", "generation_config.json"):  # the latter has the last word
-            if (directory / name).exists():
-                ids |= {k: v for k, v in json.loads((directory / name).read_text(encoding="utf-8")).items() if v is not None}
-        eos = ids.get("eos_token_id", [])
-        self.eos_ids = sorted({self.end_id, *(eos if isinstance(eos, list) else [eos])})
-        self.pad_id = ids.get("pad_token_id", self.eos_ids[0])
+        if {self.start_id, self.end_id} & set(self.encode("<|im_start|><|im_end|>")):
+            raise DataError(f"{path}: <|im_start|> and <|im_end|> must be marked special, else data can forge a turn")
         self.size = max(self.core.get_vocab(with_added_tokens=True).values()) + 1
+        ids = {**_token_ids(directory / "config.json", self.size),
+               **_token_ids(directory / "generation_config.json", self.size)}  # the latter has the last word
+        self.eos_ids = sorted({self.end_id, *ids.get("eos_token_id", [])})
+        self.pad_id = ids.get("pad_token_id", self.eos_ids)[0]
 
     def encode(self, text):
         """Ids of plain text. Lone surrogates, which no tokenizer takes, are encoded as '?'."""
@@ -249,12 +302,18 @@ class Tokenizer:
         return self.core.encode(clean, add_special_tokens=False).ids
 
     def decode(self, ids):
-        """Text of ids; special tokens show, so that nothing a policy writes is invisible to the verifiers."""
-        return self.core.decode(ids, skip_special_tokens=False)
+        """Text of ids. Nothing a policy writes is invisible to the verifiers: special tokens show, and ids that a model's
+        padded vocabulary has beyond the tokenizer's follow as U+FFFD."""
+        known = [i for i in ids if i < self.size]
+        return self.core.decode(known, skip_special_tokens=False) + "\ufffd" * (len(ids) - len(known))
 
 
-def load_tokenizer(directory):
-    return Tokenizer(directory)
+def load_tokenizer(directory, vocab_size):
+    """The Tokenizer of a Hugging Face model directory, for a model of `vocab_size` embeddings."""
+    tokenizer = Tokenizer(directory)
+    if tokenizer.size > vocab_size:
+        raise DataError(f"{directory}: the tokenizer has {tokenizer.size} tokens, the model only {vocab_size}")
+    return tokenizer
 
 
 def user_text(question):
@@ -271,23 +330,18 @@ def chat_ids(tokenizer, system, user):
 
 
 def prompt_ids(tokenizer, question, objective):
+    """Ids of the prompt that asks `question` in the format of `objective`."""
     return chat_ids(tokenizer, PROMPTS[objective], user_text(question))
 
 
 def encode_prompts(tokenizer, questions, objective, limit):
-    """(questions that fit, their prompt ids, questions of more than `limit` tokens); the latter are reported."""
-    kept, prompts, dropped = [], [], []
-    for question in questions:
-        ids = prompt_ids(tokenizer, question, objective)
-        if len(ids) > limit:
-            dropped.append(question)
-        else:
-            kept.append(question)
-            prompts.append(ids)
+    """Prompt ids of each question, None where they are more than `limit` tokens; these are counted and reported."""
+    prompts = [prompt_ids(tokenizer, question, objective) for question in questions]
+    dropped = [question.id for question, ids in zip(questions, prompts) if len(ids) > limit]
     if dropped:
         print(f"{len(dropped)} of {len(questions)} prompts are longer than {limit} tokens and left out: "
-              f"{', '.join(q.id for q in dropped[:5])}{' ...' if len(dropped) > 5 else ''}", file=sys.stderr)
-    return kept, prompts, dropped
+              f"{', '.join(dropped[:5])}{' ...' if len(dropped) > 5 else ''}", file=sys.stderr)
+    return [ids if len(ids) <= limit else None for ids in prompts]
 
 
 CHAT_TEMPLATE = (
@@ -297,7 +351,8 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(texts, phrases, vocab_size, directory):
-    """Train the tiny model's tokenizer on `texts` and write it to `directory`: lossless byte-level BPE.
+    """Train the tiny model's tokenizer on `texts` and write it to `directory`: lossless byte-level BPE of at most
+    vocab_size tokens, and the phrases and system prompts besides.
 
     Each of `phrases` becomes one token wherever it stands. That is what makes a model of under a million parameters
     able to copy a finding from the case into its reasoning. The two system prompts are one token each as well: a
@@ -305,10 +360,11 @@ def build_tokenizer(texts, phrases, vocab_size, directory):
     """
     tokenizer = tokenizers.Tokenizer(models.BPE())
     words = pre_tokenizers.Split(Regex(r" ?[A-Za-z]+| ?\d{1,3}|\n+|\s|[^A-Za-z\d\s]"), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, to_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     # The phrases are tokens already, so the merges are learned from what stands between them.
-    between = re.compile("|".join(re.escape(p) for p in sorted(phrases, key=len, reverse=True)))
+    between = re.compile("|".join(re.escape(p) for p in sorted(phrases, key=len, reverse=True)) or "(?!)")
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False)
     pieces = (piece for text in [*texts, "system\nuser\nassistant\n" * 100] for piece in between.split(text))

@@ -42,7 +42,7 @@ def majority(answers):
 
 def judge(text, rollout, question):
     """One response's row: its answer, every objective, every measure, for the clinic also the exact audit."""
-    row = {"text": text, "tokens": len(rollout.ids), "finished": rollout.finished,
+    row = {"text": text, "length": len(rollout.ids), "finished": rollout.finished,
            "answer": rewards.extract_answer(text, question.options),
            **rewards.score(text, question), **rewards.measures(text, question)}
     if question.source == "clinic":
@@ -85,10 +85,7 @@ def evaluate(model, tokenizer, questions, objective, processes, max_new_tokens, 
     -> aggregate()'s table, with "rows" (one a question, in order) and "example" (the first response) beside it.
     """
     limit = model.config.max_position_embeddings - max_new_tokens
-    _, prompts, dropped = encode_prompts(tokenizer, questions, objective, limit)
-    too_long = {q.id for q in dropped}
-    prompts = iter(prompts)
-    prompts = [None if q.id in too_long else next(prompts) for q in questions]
+    prompts = encode_prompts(tokenizer, questions, objective, limit)
     mine = [i for i in range(processes.rank, len(questions), processes.world) if prompts[i] is not None]
     seeds = [[(seed, i, vote) for vote in range(votes)] for i in mine]
     groups = generate(model, [prompts[i] for i in mine], seeds, max_new_tokens, tokenizer.eos_ids, temperature, top_p,
@@ -138,6 +135,7 @@ def main():
     parser.add_argument("--max-rows", type=int, default=256, help="responses in flight")
     parser.add_argument("--seed", type=int, default=0, help="fixes every response")
     parser.add_argument("--skip-bad-rows", action="store_true", help="count and list bad rows instead of stopping")
+    parser.add_argument("--mcqa-zero-based", action="store_true", help="MedMCQA's cop counts from 0")
     parser.add_argument("--json", help="write all tables into this file as well")
     args = parser.parse_args()
 
@@ -149,12 +147,12 @@ def main():
         name = Path(path).name.split(".")[0]
         if name in sets:
             raise ValueError(f"two data files are named {name}; rename one, as results are kept by that name")
-        sets[name] = load_questions(path, skip_bad_rows=args.skip_bad_rows)
+        sets[name] = load_questions(path, args.skip_bad_rows, args.mcqa_zero_based)
     if not sets:
         sets["clinic"] = clinic.make_questions(args.limit or 400, seed=0, split="test")
     processes = run.start()
     policy, _ = run.resolve_model(args.directory)
-    tokenizer = load_tokenizer(args.directory)
+    tokenizer = load_tokenizer(args.directory, policy.config.vocab_size)
     made_by = directory / "run.json"
     settings = json.loads(made_by.read_text(encoding="utf-8")) if made_by.exists() else {}
     objective = args.objective or settings.get("objective", "crpo")

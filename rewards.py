@@ -22,8 +22,9 @@ OBJECTIVES = ("accuracy", "clinical", "consistency", "thinking")
 WEIGHTS = {"crpo": {"accuracy": 10.0, "clinical": 1.0, "consistency": 0.5},
            "grpo": {"accuracy": 10.0, "thinking": 1.0}}
 
-READ = 50_000  # characters of a response that the measures read: 4,096 tokens of prose are about 20,000
+READ = 24_000  # characters that the rules on words read of any text: 4,096 tokens of prose are about 20,000
 LONGEST_WORD = 48  # a longer token is noise; `</dx><conclusion>` and the longest drug names are shorter
+MOST_CHARACTERS = 4096  # different ones of a text; what sorts after them is noise
 LONGEST_PERIOD = 8  # tokens in the period of a back-to-back loop
 COPIED_RUN = 8  # consecutive words shared with dx that make a copy rather than a phrase
 CITED_PER_SENTENCE = 3  # a sentence that recites the case is no better argument than one that picks three findings
@@ -94,9 +95,15 @@ def extract_answer(response, options):
     The letter in \boxed{} inside a closed <conclusion> (or, for the grpo arm, <answer>) block. Every box of the
     response, wherever it stands, must name the same option; a box that names none is a disagreement.
     """
-    letters = {box_letter(content, options) for content in boxes(response)}
-    inside = any(boxes(block) for tag in ("conclusion", "answer") for block in blocks(response, tag))
-    return letters.pop() if inside and len(letters) == 1 else None
+    if not any(boxes(block) for tag in ("conclusion", "answer") for block in blocks(response, tag)):
+        return None
+    answer = None
+    for content in set(boxes(response)):
+        letter = box_letter(content, options)
+        if letter is None or answer not in (None, letter):
+            return None
+        answer = letter
+    return answer
 
 
 def accuracy(response, question):
@@ -171,10 +178,12 @@ BOUNDARY = word_set("""because since that which so therefore thus hence while al
     likely : due given""")
 PATIENT = word_set("patient he she man woman boy girl child infant")
 HAS = word_set("has had have present report complain exhibit experience develop")
+CLAIM_STOPS = BOUNDARY | ATTRIBUTION | PATIENT
 HEDGED = word_set("likely probably suspected suspect diagnosis therefore")
 NO_FINDING = STOP | GENERIC | NOT_BEFORE | NOT_AFTER
 EMPTY = STOP | GENERIC | INFERENCE | REJECT | REASON | LACKING | GENERAL | NOT_SEEN  # words that say nothing of the case
 JOINTS = frozenset((",", "and", "with", "or", "plus", "both"))
+AUXILIARY = STOP | {"not"}  # between a subject and its verb: "does not fit"
 COPULA = word_set("is are was were")
 CLAIM_ENDS = NOT_BEFORE | NOT_AFTER | COPULA | word_set("not")
 UNITS = word_set("""% ° ℃ ℉ c f mg g kg mcg µg μg ng pg l dl ml µl mmol meq iu u mm cm mmhg hg min bpm mosm kpa""")
@@ -183,7 +192,7 @@ UNITS = word_set("""% ° ℃ ℉ c f mg g kg mcg µg μg ng pg l dl ml µl mmol 
 def sentences(text):
     """The sentences of the first READ characters as lists of at most 80 tokens; markup and headings end a sentence."""
     found = []
-    for sentence in SENTENCE_END.split(MARKUP.sub(". ", text[:READ])):
+    for sentence in filter(None, SENTENCE_END.split(MARKUP.sub(". ", text[:READ]))):
         tokens = tokens_of(sentence)
         found += [tokens[i:i + 80] for i in range(0, len(tokens), 80)]
     return found
@@ -228,6 +237,7 @@ class Case:
     numbers: frozenset  # of stem and options
     values: dict  # the name of a measured thing -> the values the stem gives it
     options: dict  # letter -> its text as " token token "
+    names: tuple  # (what names an option in such a line, its letter)
     option_words: frozenset
     scripts: frozenset
 
@@ -273,11 +283,13 @@ def read_case(stem, options):
             values.setdefault(word, set()).update(finding.numbers)
     texts = {letter: tokens_of(text[:READ]) for letter, text in options}
     tokens = tokens_of(stem[:READ])
+    lines = {letter: f" {' '.join(t)} " for letter, t in texts.items()}
+    names = [(name, letter) for letter, text in lines.items()
+             for name in (f" {letter}) ", f" option {letter.lower()} ", text) if len(name) > 3]
     numbers = frozenset(t for part in (tokens, *texts.values()) for t in part if is_number(t))
     letters = Counter(script(c) for c in stem[:READ] + "".join(text[:READ] for _, text in options) if c.isalpha())
     scripts = {name for name, n in letters.items() if 10 * n >= letters.total()}
-    return Case(tuple(findings), index, frozenset(tokens), numbers, values,
-                {letter: f" {' '.join(t)} " for letter, t in texts.items()},
+    return Case(tuple(findings), index, frozenset(tokens), numbers, values, lines, tuple(names),
                 frozenset(w for t in texts.values() for w in t) - STOP, frozenset(scripts | {"LATIN"}))
 
 
@@ -315,6 +327,8 @@ def mentions(sentence, case):
         want = case.findings[finding]
         size = len(want.words) + len(want.numbers) + 1
         free = [p for p in places[finding] if p[1] not in used]
+        if not want.numbers <= {sentence[p] for _, p in free}:
+            continue
         for start in range(len(free)):
             window = [p for order, p in free[start:start + size] if order < free[start][0] + size]
             held = {sentence[p] for p in window}
@@ -356,32 +370,31 @@ def systems(dx):
     return (first, second) if is_real(first) and is_real(second) else None
 
 
-def is_copy(conclusion, dx):
-    """Whether more than half of a conclusion's words are copied from dx.
+def is_copy(conclusion, dx, case):
+    """Whether more than half of a conclusion's words are copied from dx (both as lists of sentences).
 
     Copied is a word in a whole sentence (four words or more) of dx, or in a run of COPIED_RUN words that dx holds too
-    (of a shorter conclusion, the whole).
+    (of a shorter conclusion, the whole) and that is more than a quotation of the stem.
     """
-    theirs = {tuple(s) for s in sentences(dx)}
-    stream = [t for s in sentences(dx) for t in s]
-    words = [t for s in sentences(conclusion) for t in s]
+    theirs = {tuple(sentence) for sentence in dx}
+    stream, words = [t for sentence in dx for t in sentence], [t for sentence in conclusion for t in sentence]
     run = min(COPIED_RUN, len(words))
     runs = {tuple(stream[i:i + run]) for i in range(len(stream) - run + 1)}
-    copied, place = bytearray(len(words)), 0
-    for sentence in sentences(conclusion):
+    copied, place, quoted = bytearray(len(words)), 0, case.words | STOP
+    for sentence in conclusion:
         if len(sentence) >= 4 and tuple(sentence) in theirs:
             copied[place:place + len(sentence)] = b"\1" * len(sentence)
         place += len(sentence)
     for i in range(len(words) - run + 1):
-        if tuple(words[i:i + run]) in runs:
+        if tuple(words[i:i + run]) in runs and not quoted.issuperset(words[i:i + run]):
             copied[i:i + run] = b"\1" * run
     return 2 * sum(copied) > len(words)
 
 
-def phrases_of(text, case, chosen):
-    """The question's phrases that a text repeats: places of findings, and "answer" if it names the chosen option."""
-    found = {f for sentence in sentences(text) for f in mentions(sentence, case)}
-    line = " " + " ".join(t for sentence in sentences(text) for t in sentence) + " "
+def phrases_of(said, case, chosen):
+    """The question's phrases that sentences repeat: places of findings, and "answer" if they name the chosen option."""
+    found = {f for sentence in said for f in mentions(sentence, case)}
+    line = f" {' '.join(t for sentence in said for t in sentence)} "
     named = chosen is not None and case.options[chosen].strip() and case.options[chosen] in line
     return found | {"answer"} if named else found
 
@@ -393,8 +406,9 @@ def cross_references(response, question, dx, conclusion):
     not count, so that listing them earns nothing.
     """
     case, chosen = case_of(question), extract_answer(response, question.options)
-    shared = phrases_of(conclusion, case, chosen) & phrases_of(dx, case, chosen)
-    return len(shared) >= 2 and not is_copy(conclusion, dx)
+    dx, conclusion = sentences(dx), sentences(conclusion)
+    repeated = phrases_of(conclusion, case, chosen)
+    return len(repeated) >= 2 and len(repeated & phrases_of(dx, case, chosen)) >= 2 and not is_copy(conclusion, dx, case)
 
 
 def clinical(response, question):
@@ -416,42 +430,43 @@ def thinking(response, question):
 
 # --- consistency --------------------------------------------------------------------------------------------------
 
-GREEK = frozenset("αβγδεζηθκλμπρστφχψωΓΔΘΛΣΦΨΩ")
-SYMBOLS = frozenset("°ºµ℃℉≥≤±×÷→←↑↓≈≠−²³½¼¾™®‰√∞%+=<>&") | GREEK
-MARKS = frozenset("–—‘’“”…•·†‡§£€")
-SIGNIFICANT = re.compile(r"[A-Za-z0-9%+=<>&]")
-TAGS = frozenset(f"<{end}{name}>" for name in ("dx", "conclusion", "think", "answer") for end in ("", "/"))
+GREEK = "αβγδεζηθκλμπρστφχψωΓΔΘΛΣΦΨΩ"
+SYMBOLS = "%+=<>&°ºµ℃℉≥≤±×÷→←↑↓≈≠−²³½¼¾™®‰√∞" + GREEK
+MARKS = "–—‘’“”…•·†‡§£€"
+SIGNIFICANT = re.compile(rf"[^\W_]|[{SYMBOLS}]")
 
 
-@lru_cache(maxsize=8192)
 def script(char):
     """The script of a letter or of a mark on it, as the first word of its Unicode name; "" for a nameless character."""
     return unicodedata.name(char, "").partition(" ")[0]
 
 
-def is_effective(token, scripts):
+def is_visible(char, scripts):
+    """Whether a character may stand in an effective token: printable ASCII, a symbol, a letter or mark of the scripts.
+
+    Other scripts, invisible, private and control characters, replacement characters and lone surrogates may not.
+    """
+    if char.isascii():
+        return char.isprintable()
+    return char in SYMBOLS or char in MARKS or script(char) in scripts and unicodedata.category(char)[0] in "LM"
+
+
+def is_effective(token, visible, scripts):
     """Whether one token is in the question's script, a number, a unit or a medical symbol (PAPER.md, "Our reading").
 
-    One odd character (another script's, invisible, private, a control, a replacement or a surrogate) spoils its token;
-    so does a length over LONGEST_WORD. Punctuation alone is nothing. Two Greek letters may stand in a word: "TNF-α".
+    One character that is not `visible` spoils its token; so does a length over LONGEST_WORD. Punctuation alone is
+    nothing. Two Greek letters may stand in a word: "TNF-α".
     """
-    if len(token) > LONGEST_WORD:
+    if len(token) > LONGEST_WORD or not visible.issuperset(token) or not SIGNIFICANT.search(token):
         return False
-    if token.isascii():
-        return token.isprintable() and SIGNIFICANT.search(token) is not None
-    odd = [c for c in token if not c.isascii() and c not in SYMBOLS and c not in MARKS]
-    if any(unicodedata.category(c)[0] not in "LM" or script(c) not in scripts for c in odd):
-        return False
-    greek = sum(c in GREEK for c in token)
-    if greek > 2 and "GREEK" not in scripts or not "".join(c for c in token if c.isascii()).isprintable():
-        return False
-    return any(c.isalnum() or c in SYMBOLS for c in token)
+    return token.isascii() or "GREEK" in scripts or sum(c in GREEK for c in token) <= 2
 
 
 def loops(tokens):
     """Marks (1) the tokens of a repeated loop: from the third copy of a run of up to LONGEST_PERIOD tokens back to back,
     and from the third copy of a sentence of four tokens or more wherever it stands. Case and end marks do not matter."""
-    plain = [t.lower().strip(".,;:!?") for t in tokens]
+    plain = {t: t.lower().strip(".,;:!?") for t in set(tokens)}
+    plain = [plain[t] for t in tokens]
     marked = bytearray(len(tokens))
     for period in range(1, LONGEST_PERIOD + 1):
         same = bytes(map(operator.eq, plain[period:], plain))  # same[i]: token i + period equals token i
@@ -461,8 +476,8 @@ def loops(tokens):
     seen, start = Counter(), 0
     for end, token in enumerate(tokens, 1):
         if token[-1] in ".!?;" or end == len(tokens):
-            sentence = tuple(plain[start:end])
             if end - start >= 4:
+                sentence = tuple(plain[start:end])
                 seen[sentence] += 1
                 if seen[sentence] > 2:
                     marked[start:end] = b"\1" * (end - start)
@@ -476,10 +491,11 @@ def consistency(response, question):
     Effective: is_effective() and not part of a loop. The scripts are those of at least a tenth of the question's
     letters, and Latin.
     """
-    tokens = response.split()
-    scripts = case_of(question).scripts
-    effective = {t: t in TAGS or is_effective(t, scripts) for t in set(tokens)}
-    return sum(effective[t] and not looped for t, looped in zip(tokens, loops(tokens))) / max(len(tokens), 1)
+    tokens, scripts = response.split(), case_of(question).scripts
+    visible = {c for c in sorted(set(response))[:MOST_CHARACTERS] if is_visible(c, scripts)}
+    effective = {t: is_effective(t, visible, scripts) for t in set(tokens)}
+    counted = map(operator.gt, map(effective.get, tokens), loops(tokens))  # effective > looped
+    return sum(counted) / max(len(tokens), 1)
 
 
 # --- the measures of the evaluation -------------------------------------------------------------------------------
@@ -507,10 +523,8 @@ def citations(response, question):
 def named_option(sentence, case):
     """The option that a sentence names first, by its text or as "B)" or "option B"; or None. Of two that begin at the
     same place the longer text, so that "myocardial infarction" is not "infarction"."""
-    line, named = f" {' '.join(sentence)} ", []
-    for letter, text in case.options.items():
-        keys = (f" {letter}) ", f" option {letter.lower()} ", text if len(text) > 3 else "")
-        named += [(line.index(key), -len(key), letter) for key in keys if key and key in line]
+    line = f" {' '.join(sentence)} "
+    named = [(line.index(name), -len(name), letter) for name, letter in case.names if name in line]
     return min(named)[2] if named else None
 
 
@@ -522,7 +536,10 @@ def rejection_reason(sentence, letter, case):
     """
     if REASON.isdisjoint(sentence):
         return None
-    words = f" {' '.join(sentence)} ".replace(f" {letter}) ", " ").replace(case.options[letter], " ").split()
+    line = f" {' '.join(sentence)} "
+    for name, of in case.names:
+        line = line.replace(name, " ") if of == letter else line
+    words = line.split()
     found = mentions(words, case)
     if any(denied != case.findings[f].negated for f, (_, denied) in found.items()):
         return None
@@ -579,10 +596,11 @@ def claims(sentence):
         if token in BOUNDARY:
             start = place + 1
         elif token in ATTRIBUTION or token == "point" and after == ["to"] or token == "present" and sentence[place - 1] in STOP:
-            yield sentence[start:place]
+            end = next((i for i in range(place, start, -1) if sentence[i - 1] not in AUXILIARY), start)
+            yield sentence[start:end]
             start = place + 1
         if token in ("given", "presence") or token in HAS and not PATIENT.isdisjoint(sentence[max(0, place - 2):place]):
-            end = next((i for i in range(place + 1, len(sentence)) if sentence[i] in BOUNDARY | ATTRIBUTION), None)
+            end = next((i for i in range(place + 1, len(sentence)) if sentence[i] in CLAIM_STOPS), None)
             if HEDGED.isdisjoint(sentence[:place]) and after:
                 yield sentence[place + 1:end]
 
@@ -601,7 +619,7 @@ def unsupported(response, question):
         values = wrong_values(sentence, case)
         for claim in claims(sentence):
             for phrase in split_phrases(claim):
-                words = [w for w in phrase if w not in NO_FINDING and w not in UNITS and not is_number(w)]
+                words = [w for w in phrase if w not in EMPTY and w not in UNITS and not is_number(w)]
                 if not words or not CLAIM_ENDS.isdisjoint(phrase) or set(words) <= case.option_words:
                     continue
                 missing = [w for w in words if w not in case.words and w not in case.option_words]

@@ -146,6 +146,7 @@ def full_copy(config, processes):
 @torch.no_grad()
 def copy_weights(sharded, full):
     """Gather every parameter of a sharded model into the full copy on each process (a collective)."""
+    sharded.reshard()  # after a forward without a backward the root's parameters are still whole
     for source, target in zip(sharded.parameters(), full.parameters(), strict=True):
         target.copy_(source.full_tensor())
 
@@ -185,6 +186,7 @@ class RunDirectory:
     def save(self, model, tokenizer):
         """Write the (sharded) model as a Hugging Face directory; a collective."""
         weights = {}
+        model.reshard()
         for name, parameter in model.named_parameters():
             full = parameter.full_tensor()
             if self.processes.main:

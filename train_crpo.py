@@ -51,6 +51,7 @@ class Config:
     eval_data: list = option([], "held-out question files; none: the clinic's test cases, if the clinic is the data")
     eval_questions: int = option(400, "how many held-out questions are answered before and after; 0: none")
     skip_bad_rows: bool = option(False, "count and list bad rows instead of stopping")
+    mcqa_zero_based: bool = option(False, "MedMCQA's cop counts from 0, as in its parquet export")
     preset: str = option("", "paper: every published hyper-parameter", choices=["", "paper"])
     objective: str = option("crpo", "whose prompt and rewards: crpo or the grpo baseline", choices=["crpo", "grpo"])
     seed: int = option(0, "fixes data order and every rollout")
@@ -194,10 +195,14 @@ def main(config):
     if config.top_p < 1 or config.top_k:
         processes.say("warning: top-p / top-k cut what is sampled but not what is trained, which biases the ratio")
     policy, tokenizer_files = run.resolve_model(config.model, config.tokenizer, config.seed)
-    tokenizer = load_tokenizer(config.tokenizer or config.model)
+    tokenizer = load_tokenizer(config.tokenizer or config.model, policy.config.vocab_size)
     train, held_out = load_data(config)
     limit = min(config.max_prompt_tokens, policy.config.max_position_embeddings - config.max_new_tokens)
-    train, prompts, _ = encode_prompts(tokenizer, train, config.objective, limit)
+    prompts = encode_prompts(tokenizer, train, config.objective, limit)
+    train = [q for q, p in zip(train, prompts) if p]
+    prompts = [p for p in prompts if p]
+    if not train:
+        raise ValueError(f"no prompt fits into {limit} tokens; see --max-prompt-tokens")
     steps = config.steps or math.ceil(config.epochs * len(train) / config.prompts)
     directory = run.RunDirectory(config.out, config, processes, tokenizer_files)
     reference = None
@@ -279,15 +284,13 @@ def main(config):
 
 def load_data(config):
     """(training questions, held-out questions) as --data and --eval-data ask."""
+    def load(paths):
+        return [q for path in paths for q in load_questions(path, config.skip_bad_rows, config.mcqa_zero_based)]
+
     if config.data:
-        train = [q for path in config.data for q in load_questions(path, skip_bad_rows=config.skip_bad_rows)]
-    else:
-        train = clinic.make_questions(5000, seed=config.seed, split="train")
-    if config.eval_data:
-        held_out = [q for path in config.eval_data for q in load_questions(path, skip_bad_rows=config.skip_bad_rows)]
-    else:
-        held_out = [] if config.data else clinic.make_questions(config.eval_questions, seed=0, split="test")
-    return train, held_out[:config.eval_questions]
+        return load(config.data), load(config.eval_data)[:config.eval_questions]
+    held_out = load(config.eval_data) or clinic.make_questions(config.eval_questions, seed=0, split="test")
+    return clinic.make_questions(5000, seed=config.seed, split="train"), held_out[:config.eval_questions]
 
 
 @torch.no_grad()

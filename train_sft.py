@@ -53,7 +53,7 @@ class Config:
 
 
 def load_sequences(config, tokenizer, context):
-    """[(prompt ids, response ids)] of --data after filtering; prints what was dropped and why."""
+    """([(prompt ids, response ids, question id)] of --data after filtering, a line on what was dropped and why)."""
     kept, wrong, formless, long = [], 0, 0, 0
     limit = min(config.max_tokens, context)
     for path in config.data:
@@ -70,14 +70,14 @@ def load_sequences(config, tokenizer, context):
                 if len(prompt) + len(target) > limit:
                     long += 1
                 else:
-                    kept.append((prompt, target))
+                    kept.append((prompt, target, question.id))
     counts = f"{len(kept)} responses kept; dropped: {wrong} wrong, {formless} without form, {long} over {limit} tokens"
     return kept, counts
 
 
 def sequence_loss(model, rows, device):
     """Sum of the negative log-likelihood over the response tokens of rows."""
-    ids, targets = pack([p for p, _ in rows], [r for _, r in rows], device)
+    ids, targets = pack([p for p, _, _ in rows], [r for _, r, _ in rows], device)
     logprob, _ = model.token_logprobs(ids, targets)
     return -logprob.sum()
 
@@ -87,7 +87,7 @@ def total_loss(model, rows, config, processes):
 
     Every process makes the same number of passes, as sharded models require: who has run out repeats a row at weight 0.
     """
-    tokens = sum(len(r) for _, r in rows)
+    tokens = sum(len(r) for _, r, _ in rows)
     mine = rows[processes.rank::processes.world]
     passes = math.ceil(math.ceil(len(rows) / processes.world) / config.micro_batch)
     total = 0.0
@@ -105,12 +105,12 @@ def main(config):
         raise ValueError("--data: give at least one file of questions with responses")
     processes = run.start()
     model, tokenizer_files = run.resolve_model(config.model, config.tokenizer, config.seed)
-    tokenizer = load_tokenizer(config.tokenizer or config.model)
+    tokenizer = load_tokenizer(config.tokenizer or config.model, model.config.vocab_size)
     sequences, counts = load_sequences(config, tokenizer, model.config.max_position_embeddings)
     processes.say(counts)
-    order = np.random.default_rng((config.seed, 0)).permutation(len(sequences))
-    held = int(config.holdout * len(sequences))
-    held_out, train = [sequences[i] for i in order[:held]], [sequences[i] for i in order[held:]]
+    ids = sorted({row[2] for row in sequences})  # by question, so that no question is on both sides
+    held = {ids[i] for i in np.random.default_rng((config.seed, 0)).permutation(len(ids))[:int(config.holdout * len(ids))]}
+    held_out, train = ([row for row in sequences if (row[2] in held) == side] for side in (True, False))
     if not train:
         raise ValueError("no response is left to train on")
     batch = min(config.batch, len(train))
@@ -142,6 +142,7 @@ def main(config):
             with torch.no_grad():
                 row["holdout_loss"] = total_loss(model, held_out, config, processes)
             looks += 1
+            model.reshard()
             if row["holdout_loss"] < best_loss:
                 best, best_loss, looks = [p.detach().clone() for p in model.parameters()], row["holdout_loss"], 0
         row["seconds"] = time.perf_counter() - start

@@ -28,7 +28,7 @@ def one(path, row, **options):
 
 def test_each_published_format(tmp_path):
     path = tmp_path / "set.jsonl"
-    assert one(path, MEDQA) == Question("set-1", "A man coughs. What now?", MEDQA["options"], "B", "medqa",
+    assert one(path, MEDQA) == Question("medqa-1", "A man coughs. What now?", MEDQA["options"], "B", "medqa",
                                         {"meta_info": "step1"})
     q = one(path, MEDMCQA)
     assert (q.answer, q.options["B"], q.source) == ("B", "0.45", "medmcqa")
@@ -58,8 +58,9 @@ def test_the_explanation_never_leaves_the_loader(tmp_path):
 
 @pytest.mark.parametrize("row, words", [
     ("{", "not JSON"),
-    ("[1]", "expected an object"),
-    ({"question": "x", "label": ["A"], "subject": "y"}, "no known format"),
+    ("[1]", "expected one JSON object a line"),
+    ({"question": "x", "label": ["A"], "subject": "y"}, "field options: missing"),
+    ({"text": "x"}, "no known format"),
     ({**MEDQA, "answer_idx": "E"}, "answer_idx"),
     ({**MEDQA, "answer_idx": 1}, "answer_idx"),
     ({**MEDQA, "answer": "Coffee"}, "field answer"),
@@ -67,7 +68,7 @@ def test_the_explanation_never_leaves_the_loader(tmp_path):
     ({**MEDQA, "question": None}, "field question"),
     ({**MEDQA, "options": {"A": "x"}}, "field options"),
     ({**MEDQA, "options": {"A": "x", "C": "y"}}, "field options"),
-    ({**MEDQA, "options": {"A": "x", "B": None}}, "field B"),
+    ({**MEDQA, "options": {"A": "x", "B": None}}, "field options: B"),
     ({**MEDMCQA, "cop": True}, "field cop"),
     ({**MEDMCQA, "cop": "2"}, "field cop"),
     ({**MEDMCQA, "opc": ""}, "field opc"),
@@ -77,7 +78,10 @@ def test_the_explanation_never_leaves_the_loader(tmp_path):
     ({**MEDXPERT, "question": "What?\nAnswer Choices: (A) three (B) two"}, "Answer Choices"),
     ({**OWN, "answer": "C"}, "field answer"),
     ({**OWN, "options": ["a", "b"]}, "field options"),
+    ({**MEDXPERT, "question": MEDXPERT["question"] + "\nShe is pregnant."}, "Answer Choices"),
     ({**OWN, "meta": 3}, "field meta"),
+    ({**OWN, "id": [1]}, "field id"),
+    ({**OWN, "source": 3}, "field source"),
     (OWN, "field id: 'q1' stands in line 1"),
 ])
 def test_a_bad_row_is_an_error_with_file_line_and_field(row, words, tmp_path):
@@ -96,6 +100,24 @@ def test_skip_bad_rows_counts_and_lists(tmp_path, capsys):
         load_questions(write(tmp_path / "bad.jsonl", "{"), skip_bad_rows=True)
 
 
+def test_a_file_of_the_other_base_is_never_read_by_skipping(tmp_path, capsys):
+    """Skipping only the rows that show it would leave wrong keys in all the others."""
+    zero = write(tmp_path / "zero.jsonl", *({**MEDMCQA, "id": str(cop), "cop": cop} for cop in (1, 0, 3)))
+    with pytest.raises(DataError, match="zero.jsonl:2: field cop: 0"):
+        load_questions(zero, skip_bad_rows=True)
+    one_based = write(tmp_path / "one.jsonl", *({**MEDMCQA, "id": str(cop), "cop": cop} for cop in (1, 4)))
+    with pytest.raises(DataError, match="one.jsonl:2: field cop: 4"):
+        load_questions(one_based, skip_bad_rows=True, mcqa_zero_based=True)
+
+
+def test_small_liberties_of_the_formats(tmp_path):
+    path = tmp_path / "set.jsonl"
+    assert one(path, {**OWN, "id": None}).id == "crpo-1" and one(path, {**OWN, "id": 0}).id == "0"
+    assert one(path, {**MEDQA, "answer": None}).answer == "B"
+    assert list(one(path, {**OWN, "options": {"B": "b", "A": "a"}}).options.items()) == [("A", "a"), ("B", "b")]
+    assert one(path, {**MEDXPERT, "options": {"A": "one", "B": "two"}, "label": "B"}).answer == "B"
+
+
 def test_files_as_they_come(tmp_path):
     text = json.dumps(OWN, ensure_ascii=False) + "\r\n"
     (tmp_path / "bom.jsonl").write_bytes(b"\xef\xbb\xbf" + text.encode())
@@ -105,8 +127,13 @@ def test_files_as_they_come(tmp_path):
     assert load_questions(tmp_path / "rows.jsonl.gz")[0].stem == "Who?"
     (tmp_path / "latin.jsonl").write_bytes(json.dumps({**OWN, "stem": "fièvre"}, ensure_ascii=False).encode("latin-1"))
     (tmp_path / "broken.jsonl.gz").write_bytes(b"not gzip")
+    packed = gzip.compress(b"".join(json.dumps({**OWN, "id": i}).encode() + b"\n" for i in range(500)))
+    (tmp_path / "cut.jsonl.gz").write_bytes(packed[:-9])
+    (tmp_path / "flipped.jsonl.gz").write_bytes(packed[:20] + b"\xff" * 20 + packed[40:])
     (tmp_path / "empty.jsonl").write_bytes(b"")
-    for name, words in (("latin.jsonl", "not UTF-8"), ("broken.jsonl.gz", "cannot be read"), ("empty.jsonl", "no usable"),
+    for name, words in (("latin.jsonl", "not UTF-8"), ("broken.jsonl.gz", "cannot be read"),
+                        ("cut.jsonl.gz", "cannot be read"), ("flipped.jsonl.gz", "cannot be read"),
+                        ("empty.jsonl", "no usable"),
                         ("absent.jsonl", "cannot be read")):
         with pytest.raises(DataError, match=words):
             load_questions(tmp_path / name)
@@ -122,8 +149,19 @@ def test_responses(tmp_path):
     path = write(tmp_path / "r.jsonl", {**OWN, "response": "text", "objective": "grpo"}, {**OWN, "id": "q2", "response": "t"})
     assert [(r, o) for _, r, o in load_responses(path)] == [("text", "grpo"), ("t", None)]
     for bad in ({}, {"response": 3}, {"response": "x", "objective": "dpo"}):
-        with pytest.raises(DataError, match="r.jsonl.*q1.*field"):
-            load_responses(write(tmp_path / "r.jsonl", {**OWN, **bad}))
+        path = write(tmp_path / "r.jsonl", {**OWN, "id": "q2", "response": "x"}, {**OWN, **bad})
+        with pytest.raises(DataError, match="r.jsonl:2: field"):
+            load_responses(path)
+        assert len(load_responses(path, skip_bad_rows=True)) == 1
+
+
+def test_a_question_may_have_several_responses_but_none_twice(tmp_path):
+    rows = [{**OWN, "response": "x", "objective": "crpo"}, {**OWN, "response": "y", "objective": "crpo"},
+            {**OWN, "response": "x", "objective": "grpo"}]
+    assert len(load_responses(write(tmp_path / "r.jsonl", *rows))) == 3
+    for bad in (rows[0], {**OWN, "stem": "Another?", "response": "z"}):
+        with pytest.raises(DataError, match="r.jsonl:4: field id: 'q1' stands in line 1"):
+            load_responses(write(tmp_path / "r.jsonl", *rows, bad))
 
 
 def test_all_real_rows_load(shared):
@@ -146,7 +184,7 @@ def test_all_real_rows_load(shared):
 
 def test_chat_ids_equal_the_real_template(shared):
     """Rendered by hand from the template of tokenizer_config.json, tokenised whole as transformers does."""
-    tokenizer = load_tokenizer(shared / "qwen2.5-tokenizer")
+    tokenizer = load_tokenizer(shared / "qwen2.5-tokenizer", 200000)
     import tokenizers
     plain = tokenizers.Tokenizer.from_file(str(shared / "qwen2.5-tokenizer" / "tokenizer.json"))
     for user in ("Hi", "  two\n\nlines ", "Fièvre: 38.5 °C, β-blocker\n\nA) x\nB) y"):
@@ -176,7 +214,7 @@ def tokenizer(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tokenizer")
     questions = clinic.make_questions(200, 1)
     build_tokenizer([user_text(q) for q in questions], clinic.phrases(), 600, directory)
-    return load_tokenizer(directory)
+    return load_tokenizer(directory, 200000)
 
 
 def test_the_built_tokenizer_is_lossless_and_a_phrase_is_one_token(tokenizer):
@@ -192,19 +230,54 @@ def test_the_built_tokenizer_is_lossless_and_a_phrase_is_one_token(tokenizer):
     tokenizer.encode("lone \ud800 surrogate")
 
 
+def test_a_tokenizer_larger_than_the_model_is_refused(tokenizer, tmp_path):
+    tokenizer.core.save(str(tmp_path / "tokenizer.json"))
+    load_tokenizer(tmp_path, tokenizer.size)
+    with pytest.raises(DataError, match=f"{tokenizer.size} tokens, the model only {tokenizer.size - 1}"):
+        load_tokenizer(tmp_path, tokenizer.size - 1)
+
+
+def test_ids_beyond_the_tokenizer_are_not_invisible(tokenizer):
+    assert tokenizer.decode([tokenizer.size + 5, *tokenizer.encode("a"), tokenizer.size]) == "a\ufffd\ufffd"
+
+
 def test_prompts_that_do_not_fit_are_reported_and_never_cut(tokenizer, capsys):
     questions = [Question(f"q{i}", "word " * n, {"A": "a", "B": "b"}, "A", "crpo") for i, n in enumerate((3, 300, 5))]
-    kept, prompts, dropped = encode_prompts(tokenizer, questions, "crpo", 100)
-    assert [q.id for q in kept] == ["q0", "q2"] and [q.id for q in dropped] == ["q1"]
-    assert prompts == [prompt_ids(tokenizer, q, "crpo") for q in kept]
+    prompts = encode_prompts(tokenizer, questions, "crpo", 100)
+    assert prompts == [prompt_ids(tokenizer, questions[0], "crpo"), None, prompt_ids(tokenizer, questions[2], "crpo")]
     assert "1 of 3 prompts are longer than 100 tokens" in capsys.readouterr().err
 
 
 def test_tokenizer_ids_come_from_the_directory(tokenizer, tmp_path):
     with pytest.raises(DataError, match="tokenizer.json"):
-        load_tokenizer(tmp_path)
+        load_tokenizer(tmp_path, 200000)
     tokenizer.core.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "config.json").write_text('{"eos_token_id": 7, "pad_token_id": 5}')
-    assert load_tokenizer(tmp_path).eos_ids == sorted({7, tokenizer.end_id}) and load_tokenizer(tmp_path).pad_id == 5
+    assert load_tokenizer(tmp_path, 200000).eos_ids == sorted({7, tokenizer.end_id}) and load_tokenizer(tmp_path, 200000).pad_id == 5
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [8, 9]}')
-    assert load_tokenizer(tmp_path).eos_ids == sorted({8, 9, tokenizer.end_id}) and load_tokenizer(tmp_path).pad_id == 5
+    assert load_tokenizer(tmp_path, 200000).eos_ids == sorted({8, 9, tokenizer.end_id}) and load_tokenizer(tmp_path, 200000).pad_id == 5
+    for name, text in (("not JSON", "{"), ("expected an object", "[1]"), ("no id", '{"eos_token_id": "x"}'),
+                       ("no id", '{"eos_token_id": 99999}'), ("no id", '{"pad_token_id": true}')):
+        (tmp_path / "generation_config.json").write_text(text)
+        with pytest.raises(DataError, match=f"generation_config.json: .*{name}"):
+            load_tokenizer(tmp_path, 200000)
+
+
+def test_chat_tokens_must_be_special_ones(tokenizer, tmp_path):
+    """A tokenizer that takes <|im_end|> for ordinary text to match would let a data row forge a turn."""
+    content = json.loads(tokenizer.core.to_str())
+    for token in content["added_tokens"]:
+        token["special"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="must be marked special"):
+        load_tokenizer(tmp_path, 200000)
+    content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] != "<|im_start|>"]
+    content["model"]["vocab"].pop("<|im_start|>")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="lacks <|im_start|>"):
+        load_tokenizer(tmp_path, 200000)
+
+
+def test_a_tokenizer_without_phrases_still_learns_words(tmp_path):
+    build_tokenizer(["hello world"] * 50, [], 400, tmp_path)
+    assert len(load_tokenizer(tmp_path, 200000).encode("hello world")) == 2

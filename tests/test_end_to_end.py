@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import clinic
+import run
+import train_crpo
 from data import load_questions, load_tokenizer
 from model import PRESETS, init_model, load_model, save_model
 
 ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared"
 BENCHMARKS = ["medqa_us_dev_400.jsonl", "medmcqa_dev_300.jsonl", "medxpertqa_text_150.jsonl"]
 
 
@@ -38,13 +39,13 @@ def metrics_of(directory):
     return rows_of(directory / "metrics.jsonl")
 
 
-SMALL = ["--steps", 3, "--eval-questions", 8, "--max-new-tokens", 48]
+SMALL = ["--steps", 3, "--group", 4, "--minibatches", 2, "--eval-questions", 8, "--max-new-tokens", 48]
 
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "ckpt"
-    printed = command("train_crpo.py", "--out", out, *SMALL, "--group", 4)
+    printed = command("train_crpo.py", "--out", out, *SMALL)
     return out, printed
 
 
@@ -56,67 +57,70 @@ def test_train_crpo_from_the_embedded_model(one_process):
                  "accuracy_spread", "accuracy_no_spread", "clipped", "cut", "no_spread", "grad_norm", "logprob_gap",
                  "seconds_sample", "seconds_score", "seconds_reference", "seconds_update"):
         assert all(isinstance(r[name], (int, float)) for r in rows), name
-    assert rows[0]["kl"] == pytest.approx(0, abs=1e-6) and rows[2]["kl"] > 0
-    assert rows[0]["logprob_gap"] < 1e-4
+    assert 0 <= rows[0]["kl"] < rows[2]["kl"]
     samples = rows_of(out / "samples.jsonl")
     assert len(samples) == 3 * 4 and {"response", "reward", "advantage", "accuracy"} <= set(samples[0])
     assert json.loads((out / "run.json").read_text())["group"] == 4
     assert "held-out accuracy before" in printed and "held-out accuracy after" in printed and "python eval.py" in printed
     start, end = load_model(ROOT / "assets" / "tiny"), load_model(out)
     assert any(not torch.equal(a, b) for a, b in zip(start.parameters(), end.parameters()))
-    load_tokenizer(out)
+    load_tokenizer(out, end.config.vocab_size)
 
 
-def test_the_same_command_gives_the_same_run(one_process, tmp_path):
-    command("train_crpo.py", "--out", tmp_path / "again", *SMALL, "--group", 4)
-    for a, b in zip(metrics_of(one_process[0]), metrics_of(tmp_path / "again")):
+def test_the_same_command_gives_the_same_run_and_keeps_the_first(one_process):
+    out, _ = one_process
+    printed = command("train_crpo.py", "--out", out, *SMALL)
+    assert f"is now {out}.1" in printed
+    for a, b in zip(metrics_of(out), metrics_of(Path(f"{out}.1")), strict=True):
         assert {k: v for k, v in a.items() if "seconds" not in k} == {k: v for k, v in b.items() if "seconds" not in k}
+    assert (out / "model.safetensors").read_bytes() == Path(f"{out}.1/model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("processes", [2, 8])
-def test_more_processes_give_the_same_losses(processes, one_process, tmp_path):
-    command("train_crpo.py", "--out", tmp_path / "many", *SMALL, "--group", 4, processes=processes)
-    for a, b in zip(metrics_of(one_process[0]), metrics_of(tmp_path / "many")):
-        for name in ("loss", "reward", "kl", "entropy", "length", "grad_norm"):
+def test_two_processes_give_the_same_losses(one_process, tmp_path):
+    command("train_crpo.py", "--out", tmp_path / "two", *SMALL, processes=2)
+    for a, b in zip(metrics_of(one_process[0]), metrics_of(tmp_path / "two"), strict=True):
+        for name in ("loss", "reward", "kl", "entropy", "length", "grad_norm", "clipped"):
             assert b[name] == pytest.approx(a[name], abs=1e-4), name
 
 
-def test_minibatches_do_not_depend_on_processes(tmp_path):
-    options = ["--steps", 2, "--eval-questions", 0, "--max-new-tokens", 32, "--group", 3, "--minibatches", 4,
-               "--objective", "grpo", "--clip", "0.1"]
-    command("train_crpo.py", "--out", tmp_path / "one", *options)
-    command("train_crpo.py", "--out", tmp_path / "two", *options, processes=2)
-    for a, b in zip(metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")):
-        assert b["loss"] == pytest.approx(a["loss"], abs=1e-4) and b["clipped"] == pytest.approx(a["clipped"], abs=1e-3)
+def test_eight_processes_run_on_two_cores(tmp_path):
+    command("train_crpo.py", "--out", tmp_path / "eight", "--steps", 1, "--group", 2, "--eval-questions", 8,
+            "--max-new-tokens", 16, "--objective", "grpo", "--beta", 0, processes=8)
+    [row] = metrics_of(tmp_path / "eight")
+    assert row["kl"] is None and row["length"] <= 16
+    load_model(tmp_path / "eight")
 
 
-def test_an_earlier_run_is_moved_aside_and_other_files_are_refused(one_process, tmp_path):
-    options = ["--steps", 1, "--eval-questions", 0, "--max-new-tokens", 8, "--group", 2, "--beta", "0"]
-    out = tmp_path / "ckpt"
-    command("train_crpo.py", "--out", out, *options)
-    assert metrics_of(out)[0]["kl"] is None
-    before = (out / "model.safetensors").read_bytes()
-    assert "ckpt.1" in command("train_crpo.py", "--out", out, *options, "--seed", 5, "--model", out)
-    assert (tmp_path / "ckpt.1" / "model.safetensors").read_bytes() == before
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "thesis.txt").write_text("mine")
-    assert "is not an earlier run" in command("train_crpo.py", "--out", other, *options, ok=False)
-    assert (other / "thesis.txt").read_text() == "mine"
+def test_an_error_is_one_line_and_a_non_zero_exit(tmp_path):
+    printed = command("train_crpo.py", "--out", tmp_path / "x", "--model", "nowhere", ok=False)
+    assert printed.strip().splitlines()[-1].startswith("error: --model nowhere") and "Traceback" not in printed
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("options, words", [
-    (["--model", "nowhere"], "nowhere"),
-    (["--data", "nowhere.jsonl"], "nowhere.jsonl"),
-    (["--prompts", 5, "--minibatches", 2], "multiple"),
-    (["--group", 1], "--group"),
-    (["--temperature", 0], "--temperature"),
-    (["--top-k", 5, "--model", "nowhere"], "biases"),
+    (dict(data=["nowhere.jsonl"]), "nowhere.jsonl"), (dict(prompts=5, minibatches=2), "multiple"),
+    (dict(group=1), "--group"), (dict(temperature=0.0), "--temperature"), (dict(tokenizer="nowhere"), "tokenizer.json"),
+    (dict(model="Qwen2.5-3B", tokenizer=""), "--tokenizer"), (dict(max_prompt_tokens=20), "--max-prompt-tokens"),
 ])
-def test_bad_input_is_one_clear_line(options, words, tmp_path):
-    printed = command("train_crpo.py", "--out", tmp_path / "x", *options, ok=False)
-    assert words in printed and "Traceback" not in printed
+def test_bad_options_are_named(options, words, tmp_path):
+    try:
+        with pytest.raises(ValueError, match=words):
+            train_crpo.main(train_crpo.Config(out=str(tmp_path / "x"), **options))
+    finally:
+        if torch.distributed.is_initialized():
+            run.stop()
     assert not (tmp_path / "x").exists()
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    processes = run.start()
+    try:
+        with pytest.raises(ValueError, match="is not an earlier run"):
+            run.RunDirectory(tmp_path, train_crpo.Config(), processes, {})
+    finally:
+        run.stop()
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_eval_of_the_clinic(one_process, tmp_path):
@@ -130,26 +134,26 @@ def test_eval_of_the_clinic(one_process, tmp_path):
     right = sum(x["answer"] == r["key"] for r in rows for x in r["responses"])
     assert table["accuracy"] == pytest.approx(right / 18)
     command("eval.py", out, "--limit", 6, "--votes", 3, "--json", tmp_path / "two.json", processes=2)
-    assert json.loads((tmp_path / "two.json").read_text())["clinic"] == pytest.approx(table)
+    two = json.loads((tmp_path / "two.json").read_text())["clinic"]
+    assert {k: v for k, v in two.items() if not k.endswith("interval")} == pytest.approx(
+        {k: v for k, v in table.items() if not k.endswith("interval")}, abs=1e-9)
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory):
+def real(tmp_path_factory, shared):
     """A random two-layer Qwen2 with the real tokenizer."""
-    if not SHARED.is_dir():
-        pytest.skip("needs the real tokenizer and benchmark rows in ../shared, which are not here")
     directory = tmp_path_factory.mktemp("real") / "model"
     shape = replace(PRESETS["Qwen2.5-0.5B"], hidden_size=32, intermediate_size=48, num_hidden_layers=2,
                     num_attention_heads=4, head_dim=8, torch_dtype="float32")
     model = init_model(shape)
     save_model(directory, shape, dict(model.named_parameters()), [151645, 151643], 151643)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        (directory / name).write_bytes((SHARED / "qwen2.5-tokenizer" / name).read_bytes())
+        (directory / name).write_bytes((shared / "qwen2.5-tokenizer" / name).read_bytes())
     return directory
 
 
-def test_real_rows_end_to_end(real, tmp_path):
-    files = [SHARED / "data" / name for name in BENCHMARKS]
+def test_real_rows_end_to_end(real, shared, tmp_path):
+    files = [shared / "data" / name for name in BENCHMARKS]
     rows = []
     for question in load_questions(files[0])[:40]:
         text = f"<dx>System 1: a first guess here. System 2: it fits the case best.</dx><conclusion>\\boxed{{{question.answer}}}</conclusion>"
