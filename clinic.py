@@ -16,8 +16,9 @@ import hashlib
 import json
 import random
 import re
+from pathlib import Path
 
-from data import Question
+from data import Question, build_tokenizer, user_text
 
 LETTERS = "ABCDE"
 
@@ -323,17 +324,26 @@ CORPORA = {
 }
 
 
-def write_corpus(path, n, seed, name):
-    """n traces of CORPORA[name] on training questions, as JSON lines for train_sft.py."""
+def make_corpus(n, seed, name):
+    """n (question, response, objective) of CORPORA[name], on training questions."""
     recipe = CORPORA[name]
     rng = random.Random(f"{name}-{seed}")
-    with open(path, "w", encoding="utf-8") as file:
-        for question in make_questions(n, f"{name}-{seed}", "train"):
-            objective = rng.choice(recipe["objectives"])
-            style = rng.choices(recipe["styles"], recipe["weights"])[0]
-            faults = {k: rng.random() < recipe.get(k, 0) for k in ("wrong", "false_finding", "malformed")}
-            response = write_trace(question, rng, objective, style, **faults)
-            file.write(json.dumps({**_row(question), "response": response, "objective": objective}) + "\n")
+    for question in make_questions(n, f"{name}-{seed}", "train"):
+        objective = rng.choice(recipe["objectives"])
+        style = rng.choices(recipe["styles"], recipe["weights"])[0]
+        faults = {k: rng.random() < recipe.get(k, 0) for k in ("wrong", "false_finding", "malformed")}
+        yield question, write_trace(question, rng, objective, style, **faults), objective
+
+
+def write_corpus(path, n, seed, name):
+    """make_corpus as JSON lines for train_sft.py."""
+    rows = ({**_row(question), "response": response, "objective": objective}
+            for question, response, objective in make_corpus(n, seed, name))
+    _write(path, rows)
+
+
+def _write(path, rows):
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _row(question):
@@ -343,9 +353,14 @@ def _row(question):
 
 # ---- The exact audit --------------------------------------------------------------------------------------------
 
-_NAMES = sorted({f for c in CONDITIONS for f in typical(c)} | {f.partition("|")[0] for f in INCIDENTAL}, key=len, reverse=True)
-_FINDING = re.compile("(?<![A-Za-z])(" + "|".join(map(re.escape, _NAMES)) + r")(?![A-Za-z])( of (\d{1,6}))?( is absent| is not abnormal)?")
-_OPTION = re.compile("(?<![A-Za-z])(" + "|".join(map(re.escape, sorted(OPTION_OF, key=len, reverse=True))) + ")(?![A-Za-z])")
+def _any_of(names):
+    """A pattern for any of the names as whole words, the longest first."""
+    return "(?<![A-Za-z])(" + "|".join(map(re.escape, sorted(names, key=len, reverse=True))) + ")(?![A-Za-z])"
+
+
+_NAMES = {f for c in CONDITIONS for f in typical(c)} | {f.partition("|")[0] for f in INCIDENTAL}
+_FINDING = re.compile(_any_of(_NAMES) + r"( of (\d{1,6}))?( is absent| is not abnormal)?")
+_OPTION = re.compile(_any_of(OPTION_OF))
 _LETTER = re.compile(r"(?<![A-Za-z])([A-E])\)")
 _SENTENCE = re.compile(r"\.(?:\s|$)|\n|<[^<>]{0,20}>|System [12]:")
 _INFERS = re.compile(r"suggest|support|point|indicat|consistent|because|favor|unlikely|argues|likely")
@@ -355,8 +370,8 @@ _REJECTS = re.compile(r"unlikely|ruled out|rejected|excluded|does not fit|argues
 def audit(response, question):
     """What a response to a clinic question claims, checked against the world. -> counts:
 
-    citations        distinct findings of the case (laboratory ones with their value) that a sentence ties to a condition
-                     or option by a word of inference
+    citations        distinct findings of the case (laboratory ones with their value) that a sentence ties to a
+                     condition or option by a word of inference
     rejections       distinct wrong options rejected for a valid reason: a finding typical of the option that is absent
                      from the case, or one of the case that is not typical of the option
     false_findings   distinct findings or values that a sentence of inference claims and the case does not have
@@ -396,15 +411,18 @@ def audit(response, question):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["questions", *CORPORA], help="plain questions, or a corpus of traces")
-    parser.add_argument("n", type=int)
-    parser.add_argument("out")
+    parser.add_argument("what", choices=["questions", "tokenizer", *CORPORA],
+                        help="plain questions, the embedded model's tokenizer, or a corpus of traces")
+    parser.add_argument("n", type=int, help="questions; for the tokenizer, those it is trained on")
+    parser.add_argument("out", help="JSON-lines file; for the tokenizer, a directory")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", choices=["train", "test", "final"], default="test", help="of plain questions")
     args = parser.parse_args()
     if args.what == "questions":
-        with open(args.out, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(_row(q)) + "\n" for q in make_questions(args.n, args.seed, args.split))
+        _write(args.out, map(_row, make_questions(args.n, args.seed, args.split)))
+    elif args.what == "tokenizer":
+        traces = make_corpus(args.n, args.seed, "pretrain")
+        build_tokenizer((f"{user_text(q)} {response}" for q, response, _ in traces), phrases(), 700, args.out)
     else:
         write_corpus(args.out, args.n, args.seed, args.what)
 

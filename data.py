@@ -302,8 +302,8 @@ class Tokenizer:
         return self.core.encode(clean, add_special_tokens=False).ids
 
     def decode(self, ids):
-        """Text of ids. Nothing a policy writes is invisible to the verifiers: special tokens show, and ids that a model's
-        padded vocabulary has beyond the tokenizer's follow as U+FFFD."""
+        """Text of ids. Nothing a policy writes is invisible to the verifiers: special tokens show, and ids that a
+        model's padded vocabulary has beyond the tokenizer's follow as U+FFFD."""
         known = [i for i in ids if i < self.size]
         return self.core.decode(known, skip_special_tokens=False) + "\ufffd" * (len(ids) - len(known))
 

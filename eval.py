@@ -57,15 +57,14 @@ def aggregate(rows, objective):
     majority: the share of questions whose majority answer is right. Other entries: means over all responses sampled.
     """
     n = len(rows)
-    right = sum(sum(r["accuracy"] for r in row["responses"]) / len(row["responses"]) for row in rows if row["responses"])
-    responses = [r for row in rows for r in row["responses"]]
-    table = {"questions": n, "too_long": sum(not row["responses"] for row in rows), "right": right,
+    tried = [row["responses"] for row in rows if row["responses"]]
+    responses = [r for group in tried for r in group]
+    right = sum(sum(r["accuracy"] for r in group) / len(group) for group in tried)
+    table = {"questions": n, "too_long": n - len(tried), "right": right,
              "accuracy": right / max(n, 1), "accuracy_interval": wilson(right, n)}
     voted = sum(row["answer"] == row["key"] for row in rows)
     table |= {"majority": voted / max(n, 1), "majority_interval": wilson(voted, n)}
-    answered = sum(sum(r["answer"] is not None for r in row["responses"]) / len(row["responses"])
-                   for row in rows if row["responses"])
-    table["answered"] = answered / max(n, 1)
+    table["answered"] = sum(sum(r["answer"] is not None for r in group) / len(group) for group in tried) / max(n, 1)
     if responses:
         skip = ("text", "answer", "accuracy")
         for name in responses[0]:
@@ -106,7 +105,8 @@ def evaluate(model, tokenizer, questions, objective, processes, max_new_tokens, 
 
 def print_tables(tables):
     """One column a data set, one line a measure."""
-    names = [k for k in dict.fromkeys(k for t in tables.values() for k in t) if not k.endswith("_interval") and k != "right"]
+    names = dict.fromkeys(name for table in tables.values() for name in table)
+    names = [name for name in names if not name.endswith("_interval") and name != "right"]
     width = max(12, *(len(name) for name in tables)) + 2
     print(" " * 28 + "".join(f"{name:>{max(width, 24)}}" for name in tables))
     for name in names:
@@ -122,7 +122,8 @@ def print_tables(tables):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("directory", help="a run directory or any Hugging Face model directory")
     parser.add_argument("--data", nargs="+", default=[], help="question files; none: the clinic's test cases")
     parser.add_argument("--limit", type=int, default=0, help="only the first so many questions of each file; 0: all")
@@ -168,9 +169,10 @@ def main():
         result.pop("example")
         tables[name] = {**result, "objective": objective, "temperature": args.temperature, "votes": args.votes}
         if processes.main:
-            (directory / "eval").mkdir(exist_ok=True)
-            write_json(directory / "eval" / f"{name}.json", tables[name])
-            with open(directory / "eval" / f"{name}.responses.jsonl", "w", encoding="utf-8", errors="backslashreplace") as file:
+            results = directory / "eval"
+            results.mkdir(exist_ok=True)
+            write_json(results / f"{name}.json", tables[name])
+            with open(results / f"{name}.responses.jsonl", "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if processes.main:
         print_tables(tables)

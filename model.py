@@ -326,13 +326,16 @@ def load_config(directory):
     # transformers 5 writes rope_parameters where older releases write rope_theta and rope_scaling.
     rope = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
     if rope.get("rope_type", rope.get("type", "default")) != "default":
-        refuse("rope_parameters" if raw.get("rope_parameters") else "rope_scaling", "is not supported; only unscaled rotary positions")
+        name = "rope_parameters" if raw.get("rope_parameters") else "rope_scaling"
+        refuse(name, "is not supported; only unscaled rotary positions")
     values = {f.name: raw[f.name] for f in fields(ModelConfig) if raw.get(f.name) is not None}
-    missing = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"} - set(values)
+    shape = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}
+    missing = shape - set(values)
     if missing:
         raise ModelError(f"{path}: lacks {', '.join(sorted(missing))}")
     values.setdefault("num_key_value_heads", values["num_attention_heads"])
-    values.setdefault("head_dim", 128 if raw["model_type"] == "qwen3" else values["hidden_size"] // values["num_attention_heads"])
+    head = 128 if raw["model_type"] == "qwen3" else values["hidden_size"] // values["num_attention_heads"]
+    values.setdefault("head_dim", head)
     values.setdefault("tie_word_embeddings", False)
     values["rope_theta"] = rope.get("rope_theta", raw.get("rope_theta", 1e4))
     values["torch_dtype"] = raw.get("dtype") or raw.get("torch_dtype") or "float32"
@@ -405,7 +408,7 @@ def load_model(directory):
     if missing:
         raise ModelError(f"{directory}: missing tensors: {_some(missing)}")
     if surplus:
-        raise ModelError(f"{directory}: surplus tensors that this {config.model_type} config has no place for: {_some(surplus)}")
+        raise ModelError(f"{directory}: surplus tensors that a {config.model_type} of this config lacks: {_some(surplus)}")
     wrong = [f"{n} is {list(found[n].shape)}, not {list(s)}" for n, s in expected.items() if tuple(found[n].shape) != s]
     if wrong:
         raise ModelError(f"{directory}: misshapen tensors: {_some(wrong)}")
@@ -425,7 +428,8 @@ def save_model(directory, config, weights, eos_ids, pad_id, shard_bytes=5 * 2**3
     directory.mkdir(parents=True, exist_ok=True)
     eos = eos_ids[0] if len(eos_ids) == 1 else list(eos_ids)
     architecture = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}[config.model_type]
-    raw = {"architectures": [architecture], **asdict(config), "hidden_act": "silu", "eos_token_id": eos, "pad_token_id": pad_id}
+    raw = {"architectures": [architecture], **asdict(config), "hidden_act": "silu"}
+    raw |= {"eos_token_id": eos, "pad_token_id": pad_id}
     if config.model_type == "qwen3":
         raw["attention_bias"] = False
     shards, size = [{}], 0

@@ -122,7 +122,8 @@ def resolve_model(name, tokenizer_directory="", seed=0):
 
 
 def read_tokenizer_files(directory):
-    return {name: (Path(directory) / name).read_bytes() for name in TOKENIZER_FILES if (Path(directory) / name).exists()}
+    paths = [Path(directory) / name for name in TOKENIZER_FILES]
+    return {path.name: path.read_bytes() for path in paths if path.exists()}
 
 
 def shard(model, processes):

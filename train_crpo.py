@@ -278,7 +278,7 @@ def main(config):
     report(processes, "after", after)
     if held_out:
         show_example(processes, held_out[0], before, after)
-    processes.say(f"\nnext: python eval.py {config.out}    (run: {config.out}/metrics.jsonl, {config.out}/samples.jsonl)")
+    processes.say(f"\nwritten: {config.out}/metrics.jsonl, samples.jsonl\nnext: python eval.py {config.out}")
     run.stop()
 
 

@@ -32,7 +32,7 @@ class Config:
     model: str = option(str(Path(__file__).parent / "assets" / "tiny"), "model directory, or a preset's name")
     tokenizer: str = option("", "tokenizer directory, where it is not the model's")
     data: list = option([], "files of questions with responses")
-    objective: str = option("crpo", "whose prompt a response answers, where its row does not say", choices=["crpo", "grpo"])
+    objective: str = option("crpo", "whose prompt is answered, where a row does not say", choices=["crpo", "grpo"])
     require_right: bool = option(False, "drop responses whose answer is wrong")
     require_form: bool = option(False, "drop responses that are not of their objective's form")
     skip_bad_rows: bool = option(False, "count and list bad rows instead of stopping")
@@ -109,7 +109,8 @@ def main(config):
     sequences, counts = load_sequences(config, tokenizer, model.config.max_position_embeddings)
     processes.say(counts)
     ids = sorted({row[2] for row in sequences})  # by question, so that no question is on both sides
-    held = {ids[i] for i in np.random.default_rng((config.seed, 0)).permutation(len(ids))[:int(config.holdout * len(ids))]}
+    shuffled = np.random.default_rng((config.seed, 0)).permutation(len(ids))
+    held = {ids[i] for i in shuffled[:int(config.holdout * len(ids))]}
     held_out, train = ([row for row in sequences if (row[2] in held) == side] for side in (True, False))
     if not train:
         raise ValueError("no response is left to train on")
