@@ -333,6 +333,10 @@ def load_config(directory):
     missing = shape - set(values)
     if missing:
         raise ModelError(f"{path}: lacks {', '.join(sorted(missing))}")
+    for field in fields(ModelConfig):
+        value = values.get(field.name, field.default)
+        if field.type is int and (type(value) is not int or value < 1):
+            refuse(field.name, "must be a positive integer")
     values.setdefault("num_key_value_heads", values["num_attention_heads"])
     head = 128 if raw["model_type"] == "qwen3" else values["hidden_size"] // values["num_attention_heads"]
     values.setdefault("head_dim", head)
@@ -341,10 +345,6 @@ def load_config(directory):
     values["torch_dtype"] = raw.get("dtype") or raw.get("torch_dtype") or "float32"
     if values["torch_dtype"] not in DTYPES:
         refuse("dtype" if raw.get("dtype") else "torch_dtype", f"is not one of {', '.join(DTYPES)}")
-    for field in fields(ModelConfig):
-        value = values.get(field.name, field.default)
-        if field.type is int and (type(value) is not int or value < 1):
-            refuse(field.name, "must be a positive integer")
     if values["num_attention_heads"] % values["num_key_value_heads"]:
         refuse("num_key_value_heads", f"does not divide num_attention_heads = {values['num_attention_heads']}")
     return ModelConfig(**values)
@@ -408,7 +408,8 @@ def load_model(directory):
     if missing:
         raise ModelError(f"{directory}: missing tensors: {_some(missing)}")
     if surplus:
-        raise ModelError(f"{directory}: surplus tensors that a {config.model_type} of this config lacks: {_some(surplus)}")
+        raise ModelError(f"{directory}: surplus tensors that a {config.model_type} of this config lacks: "
+                         f"{_some(surplus)}")
     wrong = [f"{n} is {list(found[n].shape)}, not {list(s)}" for n, s in expected.items() if tuple(found[n].shape) != s]
     if wrong:
         raise ModelError(f"{directory}: misshapen tensors: {_some(wrong)}")

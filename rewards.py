@@ -18,6 +18,8 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+
 OBJECTIVES = ("accuracy", "clinical", "consistency", "thinking")
 WEIGHTS = {"crpo": {"accuracy": 10.0, "clinical": 1.0, "consistency": 0.5},
            "grpo": {"accuracy": 10.0, "thinking": 1.0}}
@@ -33,6 +35,7 @@ CUE_LIMIT = 3  # how often one cue phrase counts as a behaviour
 
 # --- the answer ---------------------------------------------------------------------------------------------------
 
+BRACE = re.compile(r"[{}]")
 WRAPPERS = ("\\text{", "\\textbf{", "\\textit{", "\\textrm{", "\\mathrm{", "\\mathbf{")
 
 
@@ -43,18 +46,17 @@ def fold(text):
 
 def boxes(text):
     r"""The contents of every \boxed{...}, in order, braces balanced; None for one that is never closed."""
-    found = []
     for part in text.split("\\boxed")[1:]:
         part = part.lstrip()
         if not part.startswith("{"):
             continue  # the bare word, without braces, is no box
-        depth = 0
-        for place, char in enumerate(part):
-            depth += (char == "{") - (char == "}")
+        depth, place = 0, 0
+        for brace in BRACE.finditer(part):
+            depth += 1 if brace[0] == "{" else -1
+            place = brace.start()
             if depth == 0:
                 break
-        found.append(part[1:place] if depth == 0 else None)
-    return found
+        yield part[1:place] if depth == 0 else None
 
 
 def box_letter(content, options):
@@ -85,8 +87,10 @@ def box_letter(content, options):
 
 def blocks(text, tag):
     """The insides of the closed <tag>...</tag> blocks."""
-    parts = [part.partition(f"</{tag}>") for part in text.split(f"<{tag}>")[1:]]
-    return [inside for inside, closing, _ in parts if closing]
+    for part in text.split(f"<{tag}>")[1:]:
+        inside, closing, _ = part.partition(f"</{tag}>")
+        if closing:
+            yield inside
 
 
 def extract_answer(response, options):
@@ -95,14 +99,16 @@ def extract_answer(response, options):
     The letter in \boxed{} inside a closed <conclusion> (or, for the grpo arm, <answer>) block. Every box of the
     response, wherever it stands, must name the same option; a box that names none is a disagreement.
     """
-    if not any(boxes(block) for tag in ("conclusion", "answer") for block in blocks(response, tag)):
+    if not any(True for tag in ("conclusion", "answer") for block in blocks(response, tag) for _ in boxes(block)):
         return None
-    answer = None
-    for content in set(boxes(response)):
-        letter = box_letter(content, options)
-        if letter is None or answer not in (None, letter):
-            return None
-        answer = letter
+    answer, seen = None, set()
+    for content in boxes(response):
+        if content not in seen:
+            seen.add(content)
+            letter = box_letter(content, options)
+            if letter is None or answer not in (None, letter):
+                return None
+            answer = letter
     return answer
 
 
@@ -114,7 +120,7 @@ def accuracy(response, question):
 # --- words --------------------------------------------------------------------------------------------------------
 
 MARKUP = re.compile(r"<[^<>]{0,40}>|\\[A-Za-z]+|System [12]:")
-TIME = re.compile(r"\d+[- ](?:year|month|week|day|hour)s?\b(?:[- ]old\b)?", re.IGNORECASE)  # ages and durations
+TIME = re.compile(r"(?<!\d)\d{1,3}[- ](?:year|month|week|day|hour)s?\b(?:[- ]old\b)?", re.IGNORECASE)  # ages, durations
 SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
 # an option's letter as "B)", a number, a word, or one of the marks that the rules look at
 TOKEN = re.compile(r"(?<!\w)[A-Z]\)|(?:(?<!\w)[-−+])?\d[\d.,/]*|[^\W_]+|[%°℃℉,:]")
@@ -154,8 +160,8 @@ GENERIC = word_set("""patient man woman male female boy girl child infant baby p
     disease disorder one other another following physician doctor hospital emergency department clinic year month week
     day hour old ago age present presented presenting show shown reveal report complain come brought state note found
     seen given include known likely best correct reason clinical overall together combination typical typically classic
-    usually here well physical vital
-    laboratory study mother father wife husband say said tell told also noticed past recent recently otherwise appear""")
+    usually here well physical vital laboratory study mother father wife husband say said tell told
+    also noticed past recent recently otherwise appear""")
 # how much and how long: a finding is the same without them
 DEGREES = word_set("""mild moderate severe marked slightly progressively gradually worsening increasingly intermittent
     occasional recurrent persistent sudden onset several multiple""")
@@ -164,7 +170,8 @@ INFERENCE = word_set("""suggest suggested suggesting suggestive support supporte
     likely unlikely therefore thus hence since favor favour favoring favouring fit match confirm confirmed confirming
     imply implying characteristic diagnostic exclude excluded rule ruled""")
 ATTRIBUTION = word_set("consistent support suggest indicate favor favour argue confirm fit match imply")
-NOT_BEFORE = word_set("no without lack lacking lacked deny denies denied denying absence absent negative neither nor never")
+NOT_BEFORE = word_set("""no without lack lacking lacked deny denies denied denying absence absent negative neither nor
+    never""")
 NOT_AFTER = word_set("absent missing lacking negative")
 NOT_SEEN = word_set("present seen found noted reported observed abnormal elevated")
 REJECT = word_set("""unlikely less ruled rule incorrect wrong not exclude excluded excluding against inconsistent
@@ -181,7 +188,8 @@ HAS = word_set("has had have present report complain exhibit experience develop"
 CLAIM_STOPS = BOUNDARY | ATTRIBUTION | PATIENT
 HEDGED = word_set("likely probably suspected suspect diagnosis therefore")
 NO_FINDING = STOP | GENERIC | NOT_BEFORE | NOT_AFTER
-EMPTY = STOP | GENERIC | INFERENCE | REJECT | REASON | LACKING | GENERAL | NOT_SEEN  # words that say nothing of the case
+# words that say nothing of the case
+EMPTY = STOP | GENERIC | INFERENCE | REJECT | REASON | LACKING | GENERAL | NOT_SEEN
 JOINTS = frozenset((",", "and", "with", "or", "plus", "both"))
 AUXILIARY = STOP | {"not"}  # between a subject and its verb: "does not fit"
 COPULA = word_set("is are was were")
@@ -206,8 +214,8 @@ def is_real(text):
 
 # --- the case -----------------------------------------------------------------------------------------------------
 
-CLAUSE = re.compile(r",(?!\d)|[;:()\n]|\.(?=\s|$)|[!?]|\b(?:and|with|but|who|which|that|because|while|although|however|has|have"
-                    r"|had|shows?|showed|reveals?|revealed|demonstrates?|presents?|complains?|reports?|states|includes?"
+CLAUSE = re.compile(r",(?!\d)|[;:()\n]|\b(?:and|with|but|who|which|that|because|while|although|however|has|have|had"
+                    r"|shows?|showed|reveals?|revealed|demonstrates?|presents?|complains?|reports?|states|includes?"
                     r"|including|due to|is significant for|is notable for)\b", re.IGNORECASE)
 ASKS = word_set("which what how why who following next step diagnosis cause mechanism appropriate except true false")
 DENIES = word_set("deny denies denied denying without negative")
@@ -215,17 +223,17 @@ DENIES = word_set("deny denies denied denying without negative")
 
 @dataclass(frozen=True)
 class Finding:
-    """One content phrase of the stem. words: its content words; numbers: its exact values; negated: the stem denies it."""
+    """One content phrase of the stem: its content words, its exact values, and whether the stem denies it."""
     text: str
     words: frozenset
     numbers: frozenset
     negated: bool
 
-    @property
-    def needed(self):
-        """How many of its words a text must repeat: all of a short phrase, one beside an exact value."""
+    def met_by(self, held):
+        """Whether a set of tokens is enough: every number, and all words of a short phrase or one beside a value."""
         n = len(self.words)
-        return min(n, 1) if self.numbers else n if n <= 4 else -(-3 * n // 4)
+        needed = min(n, 1) if self.numbers else n if n <= 4 else -(-3 * n // 4)
+        return self.numbers <= held and len(self.words & held) >= needed
 
 
 @dataclass(frozen=True)
@@ -243,7 +251,7 @@ class Case:
 
 
 def findings_of(stem, everything=False):
-    """The content phrases of a stem, in order: its clauses without stop words, ages, durations, and the question it ends with.
+    """The content phrases of a stem, in order: its clauses, without ages, durations and the question it ends with.
 
     A value keeps the name it belongs to ("blood pressure, 126/74 mm Hg" is one finding), and a second rendering of it,
     as in "36.7°C (98.0°F)", is none of its own. A stem that is only a question gives its clauses all the same.
@@ -298,7 +306,7 @@ def case_of(question):
 
 
 def denied_at(sentence, first, last):
-    """Whether sentence[first:last + 1] is said to be absent: "no fever", "lacks a fever", "fever is absent/not seen"."""
+    """Whether sentence[first:last + 1] is said to be absent: "no fever", "lacks fever", "fever is absent/not seen"."""
     for token in sentence[max(0, first - 3):first][::-1]:
         if token in JOINTS and token != "or":
             break
@@ -314,7 +322,7 @@ def denied_at(sentence, first, last):
 def mentions(sentence, case):
     """The findings that a sentence mentions: {place in case.findings: (positions in the sentence, denied)}.
 
-    A mention repeats every number and enough of the words (Finding.needed) close together, with room for one content
+    A mention repeats every number and enough of the words (Finding.met_by) close together, with room for one content
     word between. Longer findings come first and no word serves two, so overlapping phrases count once.
     """
     order, places = 0, {}  # order: the position among content words; places: finding -> [(order, position)]
@@ -327,14 +335,16 @@ def mentions(sentence, case):
         want = case.findings[finding]
         size = len(want.words) + len(want.numbers) + 1
         free = [p for p in places[finding] if p[1] not in used]
-        if not want.numbers <= {sentence[p] for _, p in free}:
-            continue
-        for start in range(len(free)):
-            window = [p for order, p in free[start:start + size] if order < free[start][0] + size]
-            held = {sentence[p] for p in window}
-            if len(held & want.words) >= want.needed and held >= want.numbers:
-                used.update(window)
-                found[finding] = (window, denied_at(sentence, window[0], window[-1]))
+        starts = range(len(free)) if want.met_by({sentence[p] for _, p in free}) else ()
+        for start in starts:
+            window = {}  # word -> where it first stands
+            for order, position in free[start:start + size]:
+                if order < free[start][0] + size:
+                    window.setdefault(sentence[position], position)
+            if want.met_by(window.keys()):
+                positions = sorted(window.values())
+                used.update(positions)
+                found[finding] = (positions, denied_at(sentence, positions[0], positions[-1]))
                 break
     return found
 
@@ -408,7 +418,9 @@ def cross_references(response, question, dx, conclusion):
     case, chosen = case_of(question), extract_answer(response, question.options)
     dx, conclusion = sentences(dx), sentences(conclusion)
     repeated = phrases_of(conclusion, case, chosen)
-    return len(repeated) >= 2 and len(repeated & phrases_of(dx, case, chosen)) >= 2 and not is_copy(conclusion, dx, case)
+    if len(repeated) < 2 or len(repeated & phrases_of(dx, case, chosen)) < 2:
+        return False
+    return not is_copy(conclusion, dx, case)
 
 
 def clinical(response, question):
@@ -423,7 +435,7 @@ def clinical(response, question):
 
 
 def thinking(response, question):
-    """The GRPO baseline's format reward: 1.0 for <think>...</think><answer>...</answer>, both with content, else 0.0."""
+    """The baseline's format reward: 1.0 for <think>...</think><answer>...</answer>, both with content, else 0.0."""
     parts = framed(response, "think", "answer")
     return float(parts is not None and is_real(parts[0]) and has_content(parts[1], question.options))
 
@@ -463,25 +475,28 @@ def is_effective(token, visible, scripts):
 
 
 def loops(tokens):
-    """Marks (1) the tokens of a repeated loop: from the third copy of a run of up to LONGEST_PERIOD tokens back to back,
-    and from the third copy of a sentence of four tokens or more wherever it stands. Case and end marks do not matter."""
+    """Marks (1) on the tokens of a repeated loop, without regard to case and end marks.
+
+    Marked is, from its third copy, a run of up to LONGEST_PERIOD tokens back to back, and a sentence of four tokens or
+    more wherever it stands.
+    """
     plain = {t: t.lower().strip(".,;:!?") for t in set(tokens)}
     plain = [plain[t] for t in tokens]
     marked = bytearray(len(tokens))
+    number = {t: i for i, t in enumerate(dict.fromkeys(plain))}
+    ids = np.array([number[t] for t in plain], dtype=np.int64)
     for period in range(1, LONGEST_PERIOD + 1):
-        same = bytes(map(operator.eq, plain[period:], plain))  # same[i]: token i + period equals token i
+        same = (ids[period:] == ids[:-period]).tobytes()  # same[i]: token i + period equals token i
         for run in re.finditer(b"\x01{%d,}" % (period + 1), same):
             start, end = run.start() + 2 * period, run.end() + period
             marked[start:end] = b"\1" * (end - start)
-    seen, start = Counter(), 0
-    for end, token in enumerate(tokens, 1):
-        if token[-1] in ".!?;" or end == len(tokens):
-            if end - start >= 4:
-                sentence = tuple(plain[start:end])
-                seen[sentence] += 1
-                if seen[sentence] > 2:
-                    marked[start:end] = b"\1" * (end - start)
-            start = end
+    seen, ends = Counter(), [place for place, token in enumerate(tokens, 1) if token[-1] in ".!?;"]
+    for start, end in zip([0, *ends], [*ends, len(tokens)]):
+        if end - start >= 4:
+            sentence = tuple(plain[start:end])
+            seen[sentence] += 1
+            if seen[sentence] > 2:
+                marked[start:end] = b"\1" * (end - start)
     return marked
 
 
@@ -532,7 +547,7 @@ def rejection_reason(sentence, letter, case):
     """The words of a valid reason against an option, or None.
 
     A reason needs a word of reason and either a finding of the case or one that is lacking; a finding of the case that
-    is called absent, or the reverse, makes it invalid. Words true of any case ("does not fit the presentation") are none.
+    is called absent, or the reverse, makes it invalid. Words true of any case ("does not fit the picture") are none.
     """
     if REASON.isdisjoint(sentence):
         return None
@@ -595,7 +610,8 @@ def claims(sentence):
         after = sentence[place + 1:place + 2]
         if token in BOUNDARY:
             start = place + 1
-        elif token in ATTRIBUTION or token == "point" and after == ["to"] or token == "present" and sentence[place - 1] in STOP:
+        elif (token in ATTRIBUTION or token == "point" and after == ["to"]
+              or token == "present" and sentence[place - 1] in COPULA):
             end = next((i for i in range(place, start, -1) if sentence[i - 1] not in AUXILIARY), start)
             yield sentence[start:end]
             start = place + 1
@@ -609,8 +625,8 @@ def unsupported(response, question):
     """Hallucination: the values and findings that the response attributes to the patient and the stem does not have.
 
     A phrase counts if it is the subject of an inference or what the patient is said to have, and a word of it stands
-    neither in stem nor options (of a phrase over three words, two fifths of them). What is said to be absent or typical in
-    general is no attribution.
+    neither in stem nor options (of a phrase over three words, two fifths of them). What is said to be absent or typical
+    in general is no attribution.
     """
     case, wrong = case_of(question), {}
     for sentence in sentences(response):
@@ -641,24 +657,22 @@ def split_phrases(tokens):
 
 
 BEHAVIOURS = {
-    "backtracking": ("wait", "on second thought", "let me reconsider", "reconsidering", "let me re examine",
-                     "let me rethink", "i was wrong", "that is not right", "that is wrong", "going back",
-                     "let me go back", "actually no", "scratch that", "my mistake", "instead we should"),
-    "verification": ("let me check", "let me verify", "double check", "to verify", "to confirm", "verifying",
-                     "checking", "let me confirm", "this is consistent with", "sanity check", "recheck", "re check",
-                     "does this fit", "confirming"),
-    "subgoal": ("first", "second", "third", "next", "finally", "step 1", "step 2", "step 3", "step 4", "step by step",
-                "the next step", "let me start", "to begin", "we need to"),
-    "backward_chaining": ("working backward", "working backwards", "work backward", "work backwards",
-                          "starting from the answer", "if the answer were", "if the diagnosis were", "if this were",
-                          "if it were", "we would expect", "would expect to see", "would have to", "for this to be"),
+    "backtracking": """wait, on second thought, let me reconsider, reconsidering, let me re examine, let me rethink, i
+was wrong, that is not right, that is wrong, going back, let me go back, actually no, scratch that, my mistake""",
+    "verification": """let me check, let me verify, double check, to verify, to confirm, verifying, checking, let me
+confirm, this is consistent with, sanity check, recheck, re check, does this fit, confirming""",
+    "subgoal": """first, second, third, next, finally, step 1, step 2, step 3, step 4, step by step, let me start, to
+begin, we need to""",
+    "backward_chaining": """working backward, working backwards, work backward, work backwards, starting from the
+answer, if the answer were, if the diagnosis were, if this were, if it were, we would expect, would expect to see""",
 }
 
 
 def behaviours(response):
     """The four cognitive behaviours, by cue phrase, each phrase counted up to CUE_LIMIT times. -> {name: count}"""
     line = " " + " ".join(token.lower() for token in WORD.findall(MARKUP.sub(" ", response[:READ]))) + " "
-    return {name: sum(min(line.count(f" {cue} "), CUE_LIMIT) for cue in cues) for name, cues in BEHAVIOURS.items()}
+    cues = {name: " ".join(text.split()).split(", ") for name, text in BEHAVIOURS.items()}
+    return {name: sum(min(line.count(f" {cue} "), CUE_LIMIT) for cue in cues[name]) for name in cues}
 
 
 # --- together -----------------------------------------------------------------------------------------------------

@@ -12,14 +12,23 @@ import rewards
 
 Q = SimpleNamespace(
     stem="A 63-year-old man has sharp chest pain, pericardial friction rub, mild acne, and troponin of 90 ng/L. "
-         "What is the most likely diagnosis?",
-    options={"A": "acute pericarditis", "B": "aortic dissection", "C": "myocardial infarction", "D": "pulmonary embolism",
-             "E": "infarction"}, answer="A")
+    "What is the most likely diagnosis?",
+    options={
+        "A": "acute pericarditis",
+        "B": "aortic dissection",
+        "C": "myocardial infarction",
+        "D": "pulmonary embolism",
+        "E": "infarction",
+    },
+    answer="A",
+)
 
 S1 = "sharp chest pain and pericardial friction rub suggest acute pericarditis."
-S2 = ("sharp chest pain supports acute pericarditis. troponin of 90 ng/L supports acute pericarditis. "
-      "B) aortic dissection is unlikely because tearing back pain is absent. "
-      "C) myocardial infarction is unlikely because pericardial friction rub does not fit it.")
+S2 = (
+    "sharp chest pain supports acute pericarditis. troponin of 90 ng/L supports acute pericarditis. "
+    "B) aortic dissection is unlikely because tearing back pain is absent. "
+    "C) myocardial infarction is unlikely because pericardial friction rub does not fit it."
+)
 END = r"sharp chest pain and pericardial friction rub point to A) acute pericarditis. \boxed{A}"
 
 
@@ -42,17 +51,50 @@ def answered(text):
 # ---- The answer --------------------------------------------------------------------------------------------------
 
 ANSWERS = [  # inside the conclusion -> the letter
-    (r"\boxed{A}", "A"), (r"\boxed{ c }", "C"), (r"\boxed {B}", "B"), (r"\boxed{\text{C}}", "C"), (r"\boxed{\textbf{C}}", "C"),
-    (r"\boxed{\mathrm{C}}", "C"), (r"\boxed{\text{C}: myocardial infarction}", "C"), (r"\boxed{\textbf{\text{D}}}", "D"),
-    (r"\boxed{C.}", "C"), (r"\boxed{(C)}", "C"), (r"\boxed{C)}", "C"), (r"\boxed{c:}", "C"), (r"\boxed{C: myocardial infarction}", "C"),
-    (r"\boxed{C. Myocardial  Infarction}", "C"), (r"\boxed{(C) myocardial infarction}", "C"), (r"\boxed{aortic dissection}", "B"),
-    (r"\boxed{C: aortic dissection}", None), (r"\boxed{C: infarction}", None), (r"\boxed{}", None), (r"\boxed{ }", None),
-    (r"\boxed{Z}", None), (r"\boxed{F}", None), (r"\boxed{A or B}", None), (r"\boxed{A, B}", None), (r"\boxed{AB}", None),
-    (r"\boxed{A) B)}", None), (r"\boxed{A}\boxed{A}", "A"), (r"\boxed{A} or \boxed{a}", "A"), (r"\boxed{A} \boxed{B}", None),
-    (r"\boxed{A} \boxed{}", None), (r"\boxed{A} \boxed{Z}", None), (r"\boxed{A} \boxed{B", None), (r"\boxed{A", None),
-    (r"\boxed{\boxed{A}}", None), (r"\boxed{{A}}", None), ("\\boxed{\u200bA}", None), ("\\boxed{\u0410}", None),
-    ("\\boxed{\0A}", None), ("\\boxed{\ud800}", None), ("\\boxed{\uff21}", None), ("\\boxed{ß}", None), (r"boxed{A}", None),
-    (r"the answer is A", None), ("", None),
+    (r"\boxed{A}", "A"),
+    (r"\boxed{ c }", "C"),
+    (r"\boxed {B}", "B"),
+    (r"\boxed{\text{C}}", "C"),
+    (r"\boxed{\textbf{C}}", "C"),
+    (r"\boxed{\mathrm{C}}", "C"),
+    (r"\boxed{\text{C}: myocardial infarction}", "C"),
+    (r"\boxed{\textbf{\text{D}}}", "D"),
+    (r"\boxed{C.}", "C"),
+    (r"\boxed{(C)}", "C"),
+    (r"\boxed{C)}", "C"),
+    (r"\boxed{c:}", "C"),
+    (r"\boxed{C: myocardial infarction}", "C"),
+    (r"\boxed{C. Myocardial  Infarction}", "C"),
+    (r"\boxed{(C) myocardial infarction}", "C"),
+    (r"\boxed{aortic dissection}", "B"),
+    (r"\boxed{C: aortic dissection}", None),
+    (r"\boxed{C: infarction}", None),
+    (r"\boxed{}", None),
+    (r"\boxed{ }", None),
+    (r"\boxed{Z}", None),
+    (r"\boxed{F}", None),
+    (r"\boxed{A or B}", None),
+    (r"\boxed{A, B}", None),
+    (r"\boxed{AB}", None),
+    (r"\boxed{A) B)}", None),
+    (r"\boxed{A}\boxed{A}", "A"),
+    (r"\boxed{A} or \boxed{a}", "A"),
+    (r"\boxed{A} \boxed{B}", None),
+    (r"\boxed{A} \boxed{}", None),
+    (r"\boxed{A} \boxed{Z}", None),
+    (r"\boxed{A} \boxed{B", None),
+    (r"\boxed{A", None),
+    (r"\boxed{\boxed{A}}", None),
+    (r"\boxed{{A}}", None),
+    ("\\boxed{\u200bA}", None),
+    ("\\boxed{\u0410}", None),
+    ("\\boxed{\0A}", None),
+    ("\\boxed{\ud800}", None),
+    ("\\boxed{\uff21}", None),
+    ("\\boxed{ß}", None),
+    (r"boxed{A}", None),
+    (r"the answer is A", None),
+    ("", None),
 ]
 
 
@@ -63,28 +105,55 @@ def test_answer(inside, letter):
     assert rewards.accuracy(answered(inside), Q) == (letter == "A")
 
 
-@pytest.mark.parametrize("response, letter", [
-    (BOX, None), (f"{BOX} <conclusion></conclusion>", None), (f"<conclusion>{BOX}", None), (f"{BOX}</conclusion>", None),
-    (f"<dx>{BOX}</dx><conclusion>A</conclusion>", None), (f"<CONCLUSION>{BOX}</CONCLUSION>", None),
-    (f"<think>{BOX}</think>", None), (f"{BOX} then {answered(BOX)}", "A"), (rf"\boxed{{B}} then {answered(BOX)}", None),
-    (answered(BOX) + answered(BOX), "A"), (answered(BOX) + answered(r"\boxed{B}"), None),
-    (answered(BOX) + "<answer>\\boxed{B}</answer>", None), (answered("x") + answered(BOX), "A"),
-    (f"<conclusion><conclusion>{BOX}</conclusion></conclusion>", "A"),
-])
+@pytest.mark.parametrize(
+    "response, letter",
+    [
+        (BOX, None),
+        (f"{BOX} <conclusion></conclusion>", None),
+        (f"<conclusion>{BOX}", None),
+        (f"{BOX}</conclusion>", None),
+        (f"<dx>{BOX}</dx><conclusion>A</conclusion>", None),
+        (f"<CONCLUSION>{BOX}</CONCLUSION>", None),
+        (f"<think>{BOX}</think>", None),
+        (f"{BOX} then {answered(BOX)}", "A"),
+        (rf"\boxed{{B}} then {answered(BOX)}", None),
+        (answered(BOX) + answered(BOX), "A"),
+        (answered(BOX) + answered(r"\boxed{B}"), None),
+        (answered(BOX) + "<answer>\\boxed{B}</answer>", None),
+        (answered("x") + answered(BOX), "A"),
+        (f"<conclusion><conclusion>{BOX}</conclusion></conclusion>", "A"),
+    ],
+)
 def test_answer_place(response, letter):
     assert rewards.extract_answer(response, Q.options) == letter
 
 
-@pytest.mark.parametrize("options, box, letter", [
-    ({"A": "-0.45", "B": "0.45"}, "0.45", "B"), ({"A": "-0.45", "B": "0.45"}, "-0.45", "A"),
-    ({"A": "-0.45", "B": "0.45"}, "A: 0.45", None), ({"A": "-0.45", "B": "0.45"}, "A: -0.45", "A"),
-    ({"A": "(+)", "B": "(-)"}, "(-)", "B"), ({"A": "(+)", "B": "(-)"}, "A. (-)", None), ({"A": "+", "B": "(+)"}, "+", "A"),
-    ({"A": "B", "B": "A"}, "A", "A"), ({"A": "B", "B": "A"}, "A: B", "A"), ({"A": "B", "B": "A"}, "A: A", None),
-    ({"A": "bc", "B": "A b"}, "A b", "B"), ({"A": "bc", "B": "A b"}, "BC", "A"),
-    ({"A": "4.6", "B": "4.6", "C": "5"}, "4.6", None), ({"A": "4.6", "B": "4.6", "C": "5"}, "B: 4.6", "B"),
-    ({"A": "", "B": "x"}, "", "A"), ({"A": "", "B": ""}, "", None), ({}, "A", None), ({"A": "↑", "B": "↓"}, "↓", "B"),
-    ({"A": "GIC.", "B": "GIC"}, "GIC", "B"), ({"A": "x{y}", "B": "z"}, "x{y}", "A"), ({"A": "\ud800", "B": "\0"}, "\0", "B"),
-])
+@pytest.mark.parametrize(
+    "options, box, letter",
+    [
+        ({"A": "-0.45", "B": "0.45"}, "0.45", "B"),
+        ({"A": "-0.45", "B": "0.45"}, "-0.45", "A"),
+        ({"A": "-0.45", "B": "0.45"}, "A: 0.45", None),
+        ({"A": "-0.45", "B": "0.45"}, "A: -0.45", "A"),
+        ({"A": "(+)", "B": "(-)"}, "(-)", "B"),
+        ({"A": "(+)", "B": "(-)"}, "A. (-)", None),
+        ({"A": "+", "B": "(+)"}, "+", "A"),
+        ({"A": "B", "B": "A"}, "A", "A"),
+        ({"A": "B", "B": "A"}, "A: B", "A"),
+        ({"A": "B", "B": "A"}, "A: A", None),
+        ({"A": "bc", "B": "A b"}, "A b", "B"),
+        ({"A": "bc", "B": "A b"}, "BC", "A"),
+        ({"A": "4.6", "B": "4.6", "C": "5"}, "4.6", None),
+        ({"A": "4.6", "B": "4.6", "C": "5"}, "B: 4.6", "B"),
+        ({"A": "", "B": "x"}, "", "A"),
+        ({"A": "", "B": ""}, "", None),
+        ({}, "A", None),
+        ({"A": "↑", "B": "↓"}, "↓", "B"),
+        ({"A": "GIC.", "B": "GIC"}, "GIC", "B"),
+        ({"A": "x{y}", "B": "z"}, "x{y}", "A"),
+        ({"A": "\ud800", "B": "\0"}, "\0", "B"),
+    ],
+)
 def test_answer_with_odd_options(options, box, letter):
     assert rewards.extract_answer(answered(rf"\boxed{{{box}}}"), options) == letter
 
@@ -93,7 +162,12 @@ def test_answer_with_odd_options(options, box, letter):
 
 FORMS = [  # response, clinical, thinking
     ("the example of the clinic", GOOD, 1.5, 0),
-    ("white space around and between", f"\n {GOOD.replace('</dx><', '</dx> {0} <').replace('{0}', chr(10))} \n", 1.5, 0),
+    (
+        "white space around and between",
+        f"\n {GOOD.replace('</dx><', '</dx> {0} <').replace('{0}', chr(10))} \n",
+        1.5,
+        0,
+    ),
     ("the baseline's", grpo(), 0, 1),
     ("a wrong answer in the right form", crpo(end=END.replace("{A}", "{B}")), 1.5, 0),
     ("no box, but text", crpo(end="sharp chest pain and pericardial friction rub point to it."), 1.5, 0),
@@ -102,40 +176,84 @@ FORMS = [  # response, clinical, thinking
     ("one finding and the name chosen", crpo(end=f"sharp chest pain means A) acute pericarditis. {BOX}"), 1.5, 0),
     ("one finding three times", crpo(end=f"sharp chest pain, sharp chest pain, sharp chest pain. {BOX}"), 1, 0),
     ("every option named", crpo(end=f"Not {', '.join(Q.options.values())}. {BOX}"), 1, 0),
-    ("findings dx does not discuss", crpo(second="troponin of 90 ng/L supports acute pericarditis.", first="pericarditis fits best.",
-                                          end=f"mild acne and sharp chest pain decide. {BOX}"), 1, 0),
+    (
+        "findings dx does not discuss",
+        crpo(
+            second="troponin of 90 ng/L supports acute pericarditis.",
+            first="pericarditis fits best.",
+            end=f"mild acne and sharp chest pain decide. {BOX}",
+        ),
+        1,
+        0,
+    ),
     ("a changed value", crpo(end=f"troponin of 80 ng/L and mild acne point away. {BOX}"), 1, 0),
     ("the exact value", crpo(end=f"troponin of 90 ng/L and sharp chest pain point to it. {BOX}"), 1.5, 0),
     ("a conclusion that copies dx", crpo(end=f"{S1} {S2} {BOX}"), 1, 0),
     ("a conclusion that copies one sentence", crpo(end=f"{S1} {BOX}"), 1, 0),
     ("a copy in upper case", crpo(end=f"{S1.upper()} {BOX}"), 1, 0),
     ("a copy with another order of sentences", crpo(end=f"{'. '.join(reversed(S2.split('. ')))} {BOX}"), 1, 0),
-    ("an empty System 1", crpo(first=""), 0, 0), ("an empty System 2", crpo(second=""), 0, 0),
-    ("System 1 of dots", crpo(first="... ... ... !!!"), 0, 0), ("System 1 of stop words", crpo(first="it is the of and then it was"), 0, 0),
+    ("an empty System 1", crpo(first=""), 0, 0),
+    ("an empty System 2", crpo(second=""), 0, 0),
+    ("System 1 of dots", crpo(first="... ... ... !!!"), 0, 0),
+    ("System 1 of stop words", crpo(first="it is the of and then it was"), 0, 0),
     ("System 1 of one word repeated", crpo(first="pain pain pain pain pain"), 0, 0),
-    ("System 1 of tags", crpo(first="<p> <div> <span> <table>"), 0, 0), ("System 1 of commands", crpo(first=r"\text \alpha \beta \pain"), 0, 0),
-    ("System 1 of numbers", crpo(first="1 2 3 4 5 6 7 8"), 0, 0), ("System 1 invisible", crpo(first="\u200b \u2060 \ufeff \u200b"), 0, 0),
-    ("an empty conclusion", crpo(end=""), 0, 0), ("a conclusion of one word", crpo(end="pericarditis"), 0, 0),
-    ("a conclusion with an empty box", crpo(end=r"\boxed{}"), 0, 0), ("a conclusion with a box of no option", crpo(end=r"\boxed{Z}"), 0, 0),
-    ("headings in the wrong order", GOOD.replace("System 1", "X").replace("System 2", "System 1").replace("X", "System 2"), 0, 0),
-    ("no System 2", GOOD.replace("System 2:", ""), 0, 0), ("System 1 twice", GOOD.replace("System 2:", "System 1: System 2:"), 0, 0),
-    ("headings in lower case", GOOD.replace("System", "system"), 0, 0), ("headings outside dx", f"<dx> {S1} </dx><conclusion> System 1: {S1} "
-                                                                        f"System 2: {S2} {BOX} </conclusion>", 0, 0),
-    ("text before", "Sure! " + GOOD, 0, 0), ("text after", GOOD + " Done.", 0, 0), ("text between", GOOD.replace("</dx>", "</dx> so "), 0, 0),
-    ("NUL before", "\0" + GOOD, 0, 0), ("a mark before", "\ufeff" + GOOD, 0, 0), ("doubled", GOOD + GOOD, 0, 0), ("a doubled closing tag", GOOD.replace("</dx>", "</dx></dx>"), 0, 0),
-    ("a doubled opening tag", GOOD.replace("<dx>", "<dx><dx>"), 0, 0), ("nested dx", GOOD.replace("System 2:", "<dx>x</dx> System 2:"), 0, 0),
+    ("System 1 of tags", crpo(first="<p> <div> <span> <table>"), 0, 0),
+    ("System 1 of commands", crpo(first=r"\text \alpha \beta \pain"), 0, 0),
+    ("System 1 of numbers", crpo(first="1 2 3 4 5 6 7 8"), 0, 0),
+    ("System 1 invisible", crpo(first="\u200b \u2060 \ufeff \u200b"), 0, 0),
+    ("an empty conclusion", crpo(end=""), 0, 0),
+    ("a conclusion of one word", crpo(end="pericarditis"), 0, 0),
+    ("a conclusion with an empty box", crpo(end=r"\boxed{}"), 0, 0),
+    ("a conclusion with a box of no option", crpo(end=r"\boxed{Z}"), 0, 0),
+    (
+        "headings in the wrong order",
+        GOOD.replace("System 1", "X").replace("System 2", "System 1").replace("X", "System 2"),
+        0,
+        0,
+    ),
+    ("no System 2", GOOD.replace("System 2:", ""), 0, 0),
+    ("System 1 twice", GOOD.replace("System 2:", "System 1: System 2:"), 0, 0),
+    ("headings in lower case", GOOD.replace("System", "system"), 0, 0),
+    ("headings outside dx", f"<dx> {S1} </dx><conclusion> System 1: {S1} " f"System 2: {S2} {BOX} </conclusion>", 0, 0),
+    ("text before", "Sure! " + GOOD, 0, 0),
+    ("text after", GOOD + " Done.", 0, 0),
+    ("text between", GOOD.replace("</dx>", "</dx> so "), 0, 0),
+    ("NUL before", "\0" + GOOD, 0, 0),
+    ("a mark before", "\ufeff" + GOOD, 0, 0),
+    ("doubled", GOOD + GOOD, 0, 0),
+    ("a doubled closing tag", GOOD.replace("</dx>", "</dx></dx>"), 0, 0),
+    ("a doubled opening tag", GOOD.replace("<dx>", "<dx><dx>"), 0, 0),
+    ("nested dx", GOOD.replace("System 2:", "<dx>x</dx> System 2:"), 0, 0),
     ("conclusion inside dx", f"<dx> System 1: {S1} System 2: {S2} <conclusion> {END} </conclusion></dx>", 0, 0),
     ("conclusion first", f"<conclusion> {END} </conclusion><dx> System 1: {S1} System 2: {S2} </dx>", 0, 0),
-    ("closing tags swapped", GOOD.replace("</dx>", "X").replace("</conclusion>", "</dx>").replace("X", "</conclusion>"), 0, 0),
-    ("no opening dx", GOOD.replace("<dx>", ""), 0, 0), ("no closing dx", GOOD.replace("</dx>", ""), 0, 0),
-    ("no opening conclusion", GOOD.replace("<conclusion>", ""), 0, 0), ("cut before its end", GOOD.replace("</conclusion>", ""), 0, 0),
-    ("misspelt", GOOD.replace("conclusion", "conclusions"), 0, 0), ("upper-case tags", GOOD.replace("dx>", "DX>"), 0, 0),
-    ("an upper-case second copy", GOOD.replace("System 2:", "<DX> System 2:"), 0, 0), ("a spaced second copy", GOOD.replace("System 2:", "< / dx > System 2:"), 0, 0),
-    ("tags with spaces", GOOD.replace("<dx>", "< dx >"), 0, 0), ("tag soup", "<dx><conclusion></dx><think></conclusion></think>" * 3, 0, 0),
-    ("only tags", "<dx></dx><conclusion></conclusion>", 0, 0), ("empty", "", 0, 0), ("white space", " \n\t", 0, 0),
-    ("both forms", GOOD + grpo(), 0, 0), ("empty think", grpo(thought=""), 0, 0), ("one word of thought", grpo(thought="pericarditis"), 0, 0),
-    ("empty answer", grpo(end=""), 0, 0), ("an answer in words", grpo(end="it is acute pericarditis"), 0, 1), ("a bare letter", grpo(end="A"), 0, 0),
-    ("think twice", grpo() + grpo(), 0, 0), ("text after the answer", grpo() + "x", 0, 0), ("think in upper case", grpo().replace("think", "THINK"), 0, 0),
+    (
+        "closing tags swapped",
+        GOOD.replace("</dx>", "X").replace("</conclusion>", "</dx>").replace("X", "</conclusion>"),
+        0,
+        0,
+    ),
+    ("no opening dx", GOOD.replace("<dx>", ""), 0, 0),
+    ("no closing dx", GOOD.replace("</dx>", ""), 0, 0),
+    ("no opening conclusion", GOOD.replace("<conclusion>", ""), 0, 0),
+    ("cut before its end", GOOD.replace("</conclusion>", ""), 0, 0),
+    ("misspelt", GOOD.replace("conclusion", "conclusions"), 0, 0),
+    ("upper-case tags", GOOD.replace("dx>", "DX>"), 0, 0),
+    ("an upper-case second copy", GOOD.replace("System 2:", "<DX> System 2:"), 0, 0),
+    ("a spaced second copy", GOOD.replace("System 2:", "< / dx > System 2:"), 0, 0),
+    ("tags with spaces", GOOD.replace("<dx>", "< dx >"), 0, 0),
+    ("tag soup", "<dx><conclusion></dx><think></conclusion></think>" * 3, 0, 0),
+    ("only tags", "<dx></dx><conclusion></conclusion>", 0, 0),
+    ("empty", "", 0, 0),
+    ("white space", " \n\t", 0, 0),
+    ("both forms", GOOD + grpo(), 0, 0),
+    ("empty think", grpo(thought=""), 0, 0),
+    ("one word of thought", grpo(thought="pericarditis"), 0, 0),
+    ("empty answer", grpo(end=""), 0, 0),
+    ("an answer in words", grpo(end="it is acute pericarditis"), 0, 1),
+    ("a bare letter", grpo(end="A"), 0, 0),
+    ("think twice", grpo() + grpo(), 0, 0),
+    ("text after the answer", grpo() + "x", 0, 0),
+    ("think in upper case", grpo().replace("think", "THINK"), 0, 0),
     ("answer inside think", f"<think> {S1} <answer> {BOX} </answer></think>", 0, 0),
 ]
 
@@ -148,13 +266,38 @@ def test_form(name, response, clinical, thinking):
 # ---- Consistency -------------------------------------------------------------------------------------------------
 
 CONSISTENCY = [  # response, effective tokens / tokens
-    (GOOD, 1), ("", 0), (" \n ", 0), ("chest pain", 1), ("chest pain 胸痛 боль", 1 / 2), ("胸痛 が ある", 0), ("pаin", 0),  # Cyrillic а
-    ("36.7°C 90 ng/L ≥ 5 µg α ± 2%", 1), ("TNF-α β-blocker naïve café", 1), ("καλημέρα pain", 1 / 2), ("αβγδ pain", 1 / 2),
-    ("pain\u200b pain", 1 / 2), ("\u200b \u2060 pain chest", 1 / 2), ("\ue000 pain", 1 / 2), ("\ufffd pain", 1 / 2), ("\ud800 pain", 1 / 2), ("\0 pain", 1 / 2),
-    ("😀 pain", 1 / 2), ("... --- *** pain", 1 / 4), ("x" * 10_000, 0), ("x" * 10_000 + " pain", 1 / 2), ("<dx>" * 1000, 0),
-    ("<dx> </dx> <conclusion> </conclusion>", 1), ("pain " * 10, 2 / 10), ("Pain, pain. PAIN pain!", 2 / 4), ("chest pain " * 10, 4 / 20),
-    ("a b c d e f g h " * 4, 16 / 32), ("the rub is here. " * 5, 8 / 20), ("the rub is here. so chest pain fits now. " * 4, 18 / 36),
-    ("one two three four five six seven eight nine. " * 4, 18 / 36), ("1 2 3 4 5 6", 1), ("Z̷̢a̴l̵g̶o̷ pain", 1 / 2),
+    (GOOD, 1),
+    ("", 0),
+    (" \n ", 0),
+    ("chest pain", 1),
+    ("chest pain 胸痛 боль", 1 / 2),
+    ("胸痛 が ある", 0),
+    ("pаin", 0),  # Cyrillic а
+    ("36.7°C 90 ng/L ≥ 5 µg α ± 2%", 1),
+    ("TNF-α β-blocker naïve café", 1),
+    ("καλημέρα pain", 1 / 2),
+    ("αβγδ pain", 1 / 2),
+    ("pain\u200b pain", 1 / 2),
+    ("\u200b \u2060 pain chest", 1 / 2),
+    ("\ue000 pain", 1 / 2),
+    ("\ufffd pain", 1 / 2),
+    ("\ud800 pain", 1 / 2),
+    ("\0 pain", 1 / 2),
+    ("😀 pain", 1 / 2),
+    ("... --- *** pain", 1 / 4),
+    ("x" * 10_000, 0),
+    ("x" * 10_000 + " pain", 1 / 2),
+    ("<dx>" * 1000, 0),
+    ("<dx> </dx> <conclusion> </conclusion>", 1),
+    ("pain " * 10, 2 / 10),
+    ("Pain, pain. PAIN pain!", 2 / 4),
+    ("chest pain " * 10, 4 / 20),
+    ("a b c d e f g h " * 4, 16 / 32),
+    ("the rub is here. " * 5, 8 / 20),
+    ("the rub is here. so chest pain fits now. " * 4, 18 / 36),
+    ("one two three four five six seven eight nine. " * 4, 18 / 36),
+    ("1 2 3 4 5 6", 1),
+    ("Z̷̢a̴l̵g̶o̷ pain", 1 / 2),
 ]
 
 
@@ -174,18 +317,33 @@ def test_consistency_follows_the_script_of_the_question():
 CHEST, RUB, ACNE, TROPONIN = "sharp chest pain", "pericardial friction rub", "mild acne", "troponin of 90 ng/L"
 
 CITED = [
-    (GOOD, [CHEST, RUB, TROPONIN]), ("", []), (Q.stem, []), (f"{CHEST}. {RUB}. {TROPONIN}.", []),
-    (f"{CHEST} supports acute pericarditis. " * 20, [CHEST]), (f"{CHEST}, {CHEST}, {CHEST} support acute pericarditis.", [CHEST]),
+    (GOOD, [CHEST, RUB, TROPONIN]),
+    ("", []),
+    (Q.stem, []),
+    (f"{CHEST}. {RUB}. {TROPONIN}.", []),
+    (f"{CHEST} supports acute pericarditis. " * 20, [CHEST]),
+    (f"{CHEST}, {CHEST}, {CHEST} support acute pericarditis.", [CHEST]),
     (f"{CHEST}, {RUB}, {ACNE}, and {TROPONIN} support acute pericarditis.", [CHEST, RUB, ACNE]),  # three a sentence
-    (f"{CHEST} supports.", []), (f"{CHEST} supports {RUB}.", []), (f"{CHEST} supports it.", []), ("This supports acute pericarditis.", []),
-    ("troponin of 80 ng/L supports acute pericarditis.", []), ("elevated troponin supports acute pericarditis.", []),
-    ("a troponin of 90 supports acute pericarditis.", [TROPONIN]), ("90 supports acute pericarditis.", []),
-    ("troponin of 900 ng/L supports acute pericarditis.", []), ("troponin of -90 ng/L supports acute pericarditis.", []),
-    ("chest pain supports acute pericarditis.", []), ("tearing chest pain supports it, acute pericarditis.", []),
-    ("The chest pain is sharp, which points to the pericardium.", [CHEST]), (f"Given the {RUB}, pericarditis is likely.", [RUB]),
-    (f"{CHEST} is absent, so aortic dissection is unlikely.", []), (f"No {RUB} supports aortic dissection.", []),
-    ("rub sharp pericardial acne chest friction pain mild support acute pericarditis.", [ACNE]), (f"{CHEST.upper()} SUPPORTS ACUTE PERICARDITIS", [CHEST]),
-    ("sharp chest\u200b pain supports acute pericarditis.", [CHEST]), (f"<think> {RUB} argues against aortic dissection </think>", [RUB]),
+    (f"{CHEST} supports.", []),
+    (f"{CHEST} supports {RUB}.", []),
+    (f"{CHEST} supports it.", []),
+    ("This supports acute pericarditis.", []),
+    ("troponin of 80 ng/L supports acute pericarditis.", []),
+    ("elevated troponin supports acute pericarditis.", []),
+    ("a troponin of 90 supports acute pericarditis.", [TROPONIN]),
+    ("90 supports acute pericarditis.", []),
+    ("troponin of 900 ng/L supports acute pericarditis.", []),
+    ("troponin of -90 ng/L supports acute pericarditis.", []),
+    ("chest pain supports acute pericarditis.", []),
+    ("tearing chest pain supports it, acute pericarditis.", []),
+    ("The chest pain is sharp, which points to the pericardium.", [CHEST]),
+    (f"Given the {RUB}, pericarditis is likely.", [RUB]),
+    (f"{CHEST} is absent, so aortic dissection is unlikely.", []),
+    (f"No {RUB} supports aortic dissection.", []),
+    ("rub sharp pericardial acne chest friction pain mild support acute pericarditis.", [ACNE]),
+    (f"{CHEST.upper()} SUPPORTS ACUTE PERICARDITIS", [CHEST]),
+    ("sharp chest\u200b pain supports acute pericarditis.", [CHEST]),
+    (f"<think> {RUB} argues against aortic dissection </think>", [RUB]),
 ]
 
 
@@ -195,17 +353,32 @@ def test_citations(response, findings):
 
 
 REJECTED = [
-    (GOOD, "BC"), ("", ""), ("B) aortic dissection is unlikely.", ""), ("B) aortic dissection is unlikely because it does not fit the case.", ""),
+    (GOOD, "BC"),
+    ("", ""),
+    ("B) aortic dissection is unlikely.", ""),
+    ("B) aortic dissection is unlikely because it does not fit the case.", ""),
     ("B) is unlikely because the typical features are absent. C) is unlikely because the findings are absent.", ""),
-    ("B) is unlikely because fever is absent. C) is unlikely because fever is absent. D) is unlikely because fever is absent.", "B"),
-    ("B) is unlikely because fever is absent. " * 9, "B"), ("B, C, D and E are wrong.", ""),
-    ("B) is unlikely because sharp chest pain is absent.", ""), ("C) is unlikely because tearing back pain does not fit it.", ""),
-    ("A) acute pericarditis is unlikely because fever is absent.", ""), ("Aortic dissection is unlikely because tearing back pain is absent.", "B"),
-    ("Option D is incorrect since there is no leg swelling.", "D"), ("Aortic dissection is less likely. There is no tearing back pain.", "B"),
-    ("There is no tearing back pain. Aortic dissection is therefore unlikely.", "B"), ("Myocardial infarction is unlikely because diaphoresis is absent.", "C"),
-    ("Infarction is unlikely because diaphoresis is absent.", "E"), ("tearing back pain is absent because of it.", ""),
-    (r"B) is unlikely because tearing back pain is absent. <conclusion>\boxed{B}</conclusion>", ""), ("B) aortic dissection because tearing back pain.", ""),
-    ("(C) is ruled out, as the pericardial friction rub would not be explained.", "C"), ("unlikely because absent " * 30, ""),
+    (
+        "B) is unlikely because fever is absent. C) is unlikely because fever is absent. "
+        "D) is unlikely because fever is absent.",
+        "B",
+    ),
+    ("B) is unlikely because fever is absent. " * 9, "B"),
+    ("B, C, D and E are wrong.", ""),
+    ("B) is unlikely because sharp chest pain is absent.", ""),
+    ("C) is unlikely because tearing back pain does not fit it.", ""),
+    ("A) acute pericarditis is unlikely because fever is absent.", ""),
+    ("Aortic dissection is unlikely because tearing back pain is absent.", "B"),
+    ("Option D is incorrect since there is no leg swelling.", "D"),
+    ("Aortic dissection is less likely. There is no tearing back pain.", "B"),
+    ("There is no tearing back pain. Aortic dissection is therefore unlikely.", "B"),
+    ("Myocardial infarction is unlikely because diaphoresis is absent.", "C"),
+    ("Infarction is unlikely because diaphoresis is absent.", "E"),
+    ("tearing back pain is absent because of it.", ""),
+    (r"B) is unlikely because tearing back pain is absent. <conclusion>\boxed{B}</conclusion>", ""),
+    ("B) aortic dissection because tearing back pain.", ""),
+    ("(C) is ruled out, as the pericardial friction rub would not be explained.", "C"),
+    ("unlikely because absent " * 30, ""),
     ("B) is unlikely. C) is unlikely. D) is unlikely. fever is absent because of it.", "D"),
 ]
 
@@ -216,15 +389,33 @@ def test_rejections(response, letters):
 
 
 UNSUPPORTED = [
-    (GOOD, 0), ("", 0), (Q.stem, 0), ("hemoptysis supports pulmonary embolism.", 1), ("hemoptysis supports pulmonary embolism. " * 9, 1),
-    ("hemoptysis and leg swelling support pulmonary embolism.", 2), ("hemoptysis is absent.", 0), ("No hemoptysis supports acute pericarditis.", 0),
-    ("The absence of hemoptysis argues against pulmonary embolism.", 0), ("D) is unlikely because hemoptysis is absent.", 0),
-    ("Pulmonary embolism typically causes hemoptysis.", 0), ("Hemoptysis would suggest pulmonary embolism.", 0), ("The patient has a rash.", 1),
-    ("The patient has sharp chest pain and a rash.", 1), ("He has acute pericarditis.", 0), ("Given hemoptysis, pulmonary embolism is likely.", 1),
-    ("troponin of 80 ng/L supports acute pericarditis.", 1), ("His troponin is 80.", 1), ("troponin of 90 ng/L supports acute pericarditis.", 0),
-    ("C) is unlikely because hemoptysis does not fit it.", 1), ("These findings suggest acute pericarditis.", 0), ("The presentation is consistent with it.", 0),
-    ("glucose of 400 mg/dL suggests it.", 1), ("The normal troponin is below 14 ng/L.", 0), ("System 1: System 2: step 3", 0),
-    ("acute pericarditis explains it and suggests colchicine.", 0), ("The McBurney point tenderness is absent.", 0),
+    (GOOD, 0),
+    ("", 0),
+    (Q.stem, 0),
+    ("hemoptysis supports pulmonary embolism.", 1),
+    ("hemoptysis supports pulmonary embolism. " * 9, 1),
+    ("hemoptysis and leg swelling support pulmonary embolism.", 2),
+    ("hemoptysis is absent.", 0),
+    ("No hemoptysis supports acute pericarditis.", 0),
+    ("The absence of hemoptysis argues against pulmonary embolism.", 0),
+    ("D) is unlikely because hemoptysis is absent.", 0),
+    ("Pulmonary embolism typically causes hemoptysis.", 0),
+    ("Hemoptysis would suggest pulmonary embolism.", 0),
+    ("The patient has a rash.", 1),
+    ("The patient has sharp chest pain and a rash.", 1),
+    ("He has acute pericarditis.", 0),
+    ("Given hemoptysis, pulmonary embolism is likely.", 1),
+    ("troponin of 80 ng/L supports acute pericarditis.", 1),
+    ("His troponin is 80.", 1),
+    ("troponin of 90 ng/L supports acute pericarditis.", 0),
+    ("C) is unlikely because hemoptysis does not fit it.", 1),
+    ("These findings suggest acute pericarditis.", 0),
+    ("The presentation is consistent with it.", 0),
+    ("glucose of 400 mg/dL suggests it.", 1),
+    ("The normal troponin is below 14 ng/L.", 0),
+    ("System 1: System 2: step 3", 0),
+    ("acute pericarditis explains it and suggests colchicine.", 0),
+    ("The McBurney point tenderness is absent.", 0),
 ]
 
 
@@ -234,14 +425,21 @@ def test_unsupported(response, count):
 
 
 def test_findings_of_a_published_case():
-    stem = ("A 41-year-old woman complains of fatigue and weakness. She denies blood clots, fever. Her vital signs include: "
-            "temperature, 36.7°C (98.0°F); blood pressure, 126/74 mm Hg; leukocytes 8,700/mm3. She smokes 1 pack of cigarettes "
-            "per day. Which of the following is the most likely cause?")
+    stem = (
+        "A 41-year-old woman complains of fatigue and weakness. She denies blood clots, fever. Her vital signs "
+        "include: temperature, 36.7°C (98.0°F); blood pressure, 126/74 mm Hg; leukocytes 8,700/mm3. "
+        "She smokes 1 pack of cigarettes per day. Which of the following is the most likely cause?"
+    )
     q = SimpleNamespace(stem=stem, options={"A": "anemia", "B": "lymphoma"}, answer="A")
     findings = rewards.findings_of(stem)
     assert [f.text for f in findings if not f.negated] == [
-        "of fatigue", "weakness", "temperature, 36.7°C", "blood pressure, 126/74 mm Hg", "leukocytes 8,700/mm3",
-        "She smokes 1 pack of cigarettes per day"]
+        "of fatigue",
+        "weakness",
+        "temperature, 36.7°C",
+        "blood pressure, 126/74 mm Hg",
+        "leukocytes 8,700/mm3",
+        "She smokes 1 pack of cigarettes per day",
+    ]
     assert len([f for f in findings if f.negated]) == 2
     assert len(rewards.citations("A blood pressure of 126/74 supports anemia. 36.7 °C supports anemia.", q)) == 2
     assert rewards.citations("A blood pressure of 126/75 supports anemia. Blood clots support anemia.", q) == []
@@ -249,7 +447,10 @@ def test_findings_of_a_published_case():
 
 
 def test_behaviours_count_each_cue_a_few_times():
-    text = "Wait, let me check this. First, we need to list the findings. If this were dissection, we would expect tearing pain."
+    text = (
+        "Wait, let me check this. First, we need to list the findings. "
+        "If this were dissection, we would expect tearing pain."
+    )
     assert rewards.behaviours(text) == {"backtracking": 1, "verification": 1, "subgoal": 2, "backward_chaining": 2}
     assert rewards.behaviours("wait " * 1000)["backtracking"] <= rewards.CUE_LIMIT
     assert sum(rewards.behaviours("waiting firstly nextdoor").values()) == 0
@@ -257,9 +458,13 @@ def test_behaviours_count_each_cue_a_few_times():
 
 # ---- All of them -------------------------------------------------------------------------------------------------
 
+
 def test_score_and_total():
     scores = rewards.score(GOOD, Q)
-    assert scores == {"accuracy": 1.0, "clinical": 1.5, "consistency": 1.0, "thinking": 0.0} and tuple(scores) == rewards.OBJECTIVES
+    assert (
+        scores == {"accuracy": 1.0, "clinical": 1.5, "consistency": 1.0, "thinking": 0.0}
+        and tuple(scores) == rewards.OBJECTIVES
+    )
     assert rewards.total(scores, rewards.WEIGHTS["crpo"]) == 12.0
     assert rewards.total(rewards.score(grpo(), Q), rewards.WEIGHTS["grpo"]) == 11.0
     counts = rewards.measures(GOOD + " hemoptysis supports it.", Q)
@@ -267,13 +472,46 @@ def test_score_and_total():
 
 
 VERIFIERS = {
-    "extract": lambda text, q: rewards.extract_answer(text, q.options), "clinical": rewards.clinical, "thinking": rewards.thinking,
-    "consistency": rewards.consistency, "citations": rewards.citations, "rejections": rewards.rejections,
-    "unsupported": rewards.unsupported, "behaviours": lambda text, q: rewards.behaviours(text),
+    "extract": lambda text, q: rewards.extract_answer(text, q.options),
+    "clinical": rewards.clinical,
+    "thinking": rewards.thinking,
+    "consistency": rewards.consistency,
+    "citations": rewards.citations,
+    "rejections": rewards.rejections,
+    "unsupported": rewards.unsupported,
+    "behaviours": lambda text, q: rewards.behaviours(text),
 }
-UNITS = ["<dx>", "<dx> ", "a ", ". ", "\n", " ", "<", "\\", "\0", "\ud800", "\u200b", "no ", "90 ", "1,", "A) ", "pain ", "given ", "胸",
-         "sharp chest pain supports ", "B) not as x. ", "pericardial friction rub suggests acute pericarditis. ", "\\boxed{", "\\boxed{A}",
-         "\\boxed{{", "<conclusion>\\boxed{A}", "System 1:", "troponin of 80 ng/L supports it. ", "the patient has x, ", "wait "]
+UNITS = [
+    "<dx>",
+    "<dx> ",
+    "a ",
+    ". ",
+    "\n",
+    " ",
+    "<",
+    "\\",
+    "\0",
+    "\ud800",
+    "\u200b",
+    "no ",
+    "90 ",
+    "1,",
+    "A) ",
+    "pain ",
+    "given ",
+    "胸",
+    "sharp chest pain supports ",
+    "B) not as x. ",
+    "pericardial friction rub suggests acute pericarditis. ",
+    "\\boxed{",
+    "\\boxed{A}",
+    "\\boxed{{",
+    "<conclusion>\\boxed{A}",
+    "System 1:",
+    "troponin of 80 ng/L supports it. ",
+    "the patient has x, ",
+    "wait ",
+]
 
 
 def filled(unit, size):
@@ -307,12 +545,16 @@ def test_every_verifier_is_quick_on_100_kb():
     for name, text in hostile(100_000):
         for verifier_name, verifier in VERIFIERS.items():
             spent = seconds(verifier, text, 1)
-            if spent > 0.05:  # look again before complaining
-                spent = seconds(verifier, text, 5) / slowness()
+            for _ in range(3):
+                if spent < 0.05:
+                    break
+                spent = seconds(verifier, text) / slowness()  # the machine may be busy: look again
             assert spent < 0.05, (verifier_name, name, spent)
 
 
-@pytest.mark.parametrize("unit", ["<dx>", "a ", "\\boxed{", "sharp chest pain supports ", "B) not as x. ", "the patient has x, ", "words"])
+@pytest.mark.parametrize(
+    "unit", ["<dx>", "a ", "\\boxed{", "sharp chest pain supports ", "B) not as x. ", "the patient has x, ", "words"]
+)
 def test_time_is_linear(unit):
     """Eight times the text, eight times the time: three times that is the limit."""
     for name, verifier in VERIFIERS.items():
@@ -328,22 +570,66 @@ def test_a_megabyte_of_dx():
 
 
 def odd_texts(rng, n):
-    pieces = UNITS + [S1, S2, END, GOOD, BOX, "<dx>", "</dx>", "<conclusion>", "</conclusion>", "<answer>", "</answer>", " System 1:",
-                      " System 2:", "{", "}", "-0.45", "°", "≥ 5", "not ", "because ", "support", "(B)", "option B ", "the patient has",
-                      "\u2028", "\x85", "İ", "ﬁ", "𝐀", "\U0010ffff", "1,200.0", "−5", "+", "90/", "B)"]
+    pieces = UNITS + [
+        S1,
+        S2,
+        END,
+        GOOD,
+        BOX,
+        "<dx>",
+        "</dx>",
+        "<conclusion>",
+        "</conclusion>",
+        "<answer>",
+        "</answer>",
+        " System 1:",
+        " System 2:",
+        "{",
+        "}",
+        "-0.45",
+        "°",
+        "≥ 5",
+        "not ",
+        "because ",
+        "support",
+        "(B)",
+        "option B ",
+        "the patient has",
+        "\u2028",
+        "\x85",
+        "İ",
+        "ﬁ",
+        "𝐀",
+        "\U0010ffff",
+        "1,200.0",
+        "−5",
+        "+",
+        "90/",
+        "B)",
+    ]
     for _ in range(n):
         yield "".join(rng.choices(pieces, k=rng.randint(0, 14)))
 
 
 def test_no_string_raises_and_every_reward_is_in_range():
     rng = random.Random(0)
-    odd_questions = [Q] + [SimpleNamespace(stem=stem, options=options, answer="A") for stem, options in [
-        ("", {"A": "", "B": ""}), ("\0\ud800?", {"A": "\ud800", "B": "\0"}), ("Which?", {}), (GOOD, {"A": GOOD, "B": S1}), ("90 mg, (5) 1/2", {"A": "90"})]]
+    odd_questions = [Q] + [
+        SimpleNamespace(stem=stem, options=options, answer="A")
+        for stem, options in [
+            ("", {"A": "", "B": ""}),
+            ("\0\ud800?", {"A": "\ud800", "B": "\0"}),
+            ("Which?", {}),
+            (GOOD, {"A": GOOD, "B": S1}),
+            ("90 mg, (5) 1/2", {"A": "90"}),
+        ]
+    ]
     for text in odd_texts(rng, 400):
         for q in odd_questions:
             scores = rewards.score(text, q)
             assert scores["accuracy"] in (0, 1) and scores["clinical"] in (0, 1, 1.5) and scores["thinking"] in (0, 1)
-            assert 0 <= scores["consistency"] <= 1 and (scores["accuracy"] == 0 or scores["clinical"] == 0 or BOX in text or q is not Q)
+            assert 0 <= scores["consistency"] <= 1 and (
+                scores["accuracy"] == 0 or scores["clinical"] == 0 or BOX in text or q is not Q
+            )
             measures = rewards.measures(text, q)
             assert min(measures.values()) >= 0 and measures["drc"] <= max(len(q.options) - 1, 0)
             assert not set(rewards.rejections(text, q)) & {q.answer, rewards.extract_answer(text, q.options)}
@@ -364,6 +650,7 @@ def test_the_scores_do_not_depend_on_what_was_scored_before():
 
 # ---- Agreement with the clinic's exact audit (issue: rank correlation of at least 0.8) ---------------------------
 
+
 def ranks(values):
     order = sorted(values)
     first, last = {}, {}
@@ -383,8 +670,15 @@ def spearman(xs, ys):
 def test_agreement_with_the_clinics_audit():
     rng, rows = random.Random(5), []
     for q in clinic.make_questions(500, 5, "test"):
-        text = clinic.write_trace(q, rng, rng.choice(("crpo", "grpo")), rng.choice(list(clinic.STYLES)), wrong=rng.random() < 0.25,
-                                  false_finding=rng.random() < 0.35, malformed=rng.random() < 0.2)
+        text = clinic.write_trace(
+            q,
+            rng,
+            rng.choice(("crpo", "grpo")),
+            rng.choice(list(clinic.STYLES)),
+            wrong=rng.random() < 0.25,
+            false_finding=rng.random() < 0.35,
+            malformed=rng.random() < 0.2,
+        )
         rows.append((clinic.audit(text, q), rewards.measures(text, q)))
     for exact, measured in (("citations", "cecd"), ("rejections", "drc"), ("false_findings", "hallucination")):
         agreement = spearman([a[exact] for a, _ in rows], [m[measured] for _, m in rows])
@@ -396,6 +690,10 @@ def test_every_faultless_trace_of_the_clinic_has_its_form():
     for q in clinic.make_questions(100, 6, "test"):
         for style in clinic.STYLES:
             response = clinic.write_trace(q, rng, "crpo", style)
-            assert rewards.accuracy(response, q) == 1 and rewards.clinical(response, q) >= 1 and rewards.consistency(response, q) == 1
+            assert (
+                rewards.accuracy(response, q) == 1
+                and rewards.clinical(response, q) >= 1
+                and rewards.consistency(response, q) == 1
+            )
             assert rewards.clinical(response, q) == 1.5 or style not in ("full", "partial"), response
             assert rewards.thinking(clinic.write_trace(q, rng, "grpo", style), q) == 1
