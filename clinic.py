@@ -2,8 +2,7 @@
 
 A case shows 4-5 of its condition's six typical findings, 1-2 incidental ones and, in a third of the cases, a red
 herring: a finding typical of a wrong option. Findings overlap between the conditions of an organ system, and four of
-the five options are of one system, so a single finding rarely decides; the true condition always explains strictly
-more of the case than any other option. Laboratory findings carry a value that an answer must copy.
+the five options are of one system; the true condition always explains strictly more of the case than any other option. Laboratory findings carry a value that an answer must copy.
 
 The facts are textbook associations, chosen to be sensible and few. They are for training tiny models, not for patients.
 
@@ -49,7 +48,7 @@ SYSTEMS = {
             "sudden breathlessness", "pleuritic pain", "unilateral calf swelling", "hemoptysis", "tachycardia",
             "D-dimer|ng/mL"]),
         "tension pneumothorax": ("needle decompression", "lung ultrasound", [
-            "sudden breathlessness", "absent breath sounds", "hyperresonant percussion", "tracheal deviation",
+            "sudden breathlessness", "unilateral silent chest", "hyperresonant percussion", "tracheal deviation",
             "tachycardia", "pleuritic pain"]),
         "COPD exacerbation": ("noninvasive ventilation", "arterial blood gas analysis", [
             "expiratory wheeze", "productive cough", "barrel chest", "long smoking history", "prolonged expiration",
@@ -86,7 +85,7 @@ SYSTEMS = {
             "neck stiffness", "photophobia", "confusion", "purpuric rash", "spiking fever",
             "cerebrospinal neutrophils|cells/uL"]),
         "Guillain-Barre syndrome": ("intravenous immunoglobulin", "nerve conduction studies", [
-            "ascending weakness", "absent reflexes", "preceding diarrhea", "tingling feet", "facial weakness",
+            "ascending weakness", "lost tendon reflexes", "preceding diarrhea", "tingling feet", "facial weakness",
             "cerebrospinal protein|mg/dL"]),
         "myasthenia gravis": ("pyridostigmine", "acetylcholine receptor antibody assay", [
             "drooping eyelids", "double vision", "fatigable weakness", "slurred speech", "difficulty swallowing",
@@ -117,13 +116,13 @@ SYSTEMS = {
             "smooth sore tongue", "mean cell volume|fL"]),
         "infectious mononucleosis": ("supportive care", "heterophile antibody test", [
             "exudative sore throat", "posterior cervical adenopathy", "enlarged spleen", "atypical lymphocytes",
-            "prolonged tiredness", "periorbital swelling"]),
+            "persistent fatigue", "periorbital swelling"]),
         "malaria": ("artemether-lumefantrine", "thick blood film", [
             "cyclical fever", "shaking chills", "recent travel to Ghana", "enlarged spleen", "scleral jaundice",
             "platelet count|x10^9/L"]),
         "Hodgkin lymphoma": ("ABVD chemotherapy", "excisional node biopsy", [
-            "painless neck mass", "drenching night sweats", "generalized itching", "mediastinal widening",
-            "prolonged tiredness", "alcohol-induced node pain"]),
+            "painless neck mass", "drenching night sweats", "generalized itching", "widened mediastinum",
+            "persistent fatigue", "alcohol-induced node pain"]),
     },
 }
 
@@ -139,7 +138,7 @@ LAB_VALUES = {
     "ferritin": (3, 4, 5, 7, 8, 9), "mean cell volume": (108, 112, 116, 121, 126),
     "platelet count": (42, 53, 68, 77, 88),
 }
-INCIDENTAL = ("mild acne", "seasonal allergies", "an old appendectomy scar", "a healed wrist fracture", "flat feet",
+INCIDENTAL = ("mild acne", "seasonal allergies", "a healed burn scar", "a healed wrist fracture", "flat feet",
               "occasional hiccups", "mild dandruff", "a tattoo on the forearm", "nearsightedness", "earwax",
               "chapped lips", "a mosquito bite", "tennis elbow", "a family history of gout", "ingrown toenails",
               "sodium|mmol/L", "hemoglobin|g/dL")
@@ -170,19 +169,19 @@ def phrases():
     findings = {f for c in CONDITIONS for f in typical(c)} | {f.partition("|")[0] for f in INCIDENTAL}
     values = {str(v) for table in (LAB_VALUES, NORMAL_VALUES) for row in table.values() for v in row}
     spaced = sorted(findings | set(UNITS.values()) | values | set(OPTION_OF))
-    boxes = [f" \\boxed{{{letter}}}" for letter in LETTERS]
+    letters = [form % letter for form in ("%s)", " (%s)", " \\boxed{%s}") for letter in LETTERS]
     tags = ["<dx>", "</dx>", "<conclusion>", "</conclusion>", "<think>", "</think>", "<answer>", "</answer>"]
     fixed = [" System 1:", " System 2:", "-year-old", *ASKED.values()]
-    return [" " + s for s in spaced] + [f"{letter})" for letter in LETTERS] + boxes + tags + fixed
+    return [" " + s for s in spaced] + letters + tags + fixed
 
 
 def _shown(name, value):
     return f"{name} of {value} {UNITS[name]}" if name in UNITS else name
 
 
-def _case(rng):
-    """One case, or None where chance made it ambiguous: condition, options, {finding: lab value or None}."""
-    condition = rng.choice(list(CONDITIONS))
+def _case(rng, condition):
+    """A case of a condition, or None where chance made it ambiguous: options, {finding: lab value or None}, red
+    herring, the findings that decide."""
     system = CONDITIONS[condition][0]
     peers = rng.sample([c for c in SYSTEMS[system] if c != condition], 3)
     stranger = rng.choice([c for c in CONDITIONS if CONDITIONS[c][0] != system])
@@ -200,7 +199,7 @@ def _case(rng):
     order = findings + incidental
     rng.shuffle(order)
     values = {f: rng.choice(LAB_VALUES.get(f) or NORMAL_VALUES[f]) if f in UNITS else None for f in order}
-    return condition, options, values, herring, findings
+    return options, values, herring, findings
 
 
 def _split(condition, findings):
@@ -215,14 +214,17 @@ def make_questions(n, seed, split="train"):
     rng = random.Random(f"{split}-{seed}")
     questions = []
     while len(questions) < n:
-        case = _case(rng)
-        if case is None or _split(case[0], case[4]) != split:
-            continue
-        condition, options, values, herring, _ = case
+        # A condition is kept until a case of it falls into the split, so that every split has them all equally often.
+        condition = rng.choice(list(CONDITIONS))
+        case = None
+        while case is None or _split(condition, case[3]) != split:
+            case = _case(rng, condition)
+        options, values, herring, _ = case
         kind = rng.choice(list(ASKED))
         listed = [_shown(f, v) for f, v in values.items()]
-        stem = (f"A {rng.randint(18, 85)}-year-old {rng.choice(('man', 'woman'))} has {', '.join(listed[:-1])} and "
-                f"{listed[-1]}. {ASKED[kind]}")
+        age = rng.randint(18, 85)
+        stem = (f"{'An' if age == 18 or age >= 80 else 'A'} {age}-year-old {rng.choice(('man', 'woman'))} has "
+                f"{', '.join(listed[:-1])} and {listed[-1]}. {ASKED[kind]}")
         texts = {letter: option_text(c, kind) for letter, c in zip(LETTERS, options)}
         meta = {"system": CONDITIONS[condition][0], "condition": condition, "kind": kind, "findings": values,
                 "herring": herring}
@@ -234,7 +236,8 @@ def make_questions(n, seed, split="train"):
 # ---- Reasoning traces -------------------------------------------------------------------------------------------
 
 # style: (findings in System 1, in System 2, distractors rejected, findings in the conclusion)
-STYLES = {"full": (2, 3, 3, 2), "partial": (2, 1, 1, 2), "terse": (1, 1, 0, 1), "direct": (1, 1, 0, 0)}
+STYLES = {"survey": (1, 1, 4, 1), "full": (2, 3, 3, 2), "partial": (2, 1, 1, 2), "terse": (1, 1, 0, 1),
+          "direct": (1, 1, 0, 0)}
 
 
 def write_trace(question, rng, objective="crpo", style="full", wrong=False, false_finding=False, malformed=False):
@@ -262,21 +265,20 @@ def write_trace(question, rng, objective="crpo", style="full", wrong=False, fals
     two = [f"{finding} supports {condition}." for finding in analysis]
     others = [x for x in question.options if x not in (letter, question.answer)]
     for other in sorted(rng.sample(others, min(rejected, len(others)))):
-        two.append(f"{other}) {question.options[other]} is unlikely because {_reason(question, other, rng)}.")
-    named = f"{letter}) {question.options[letter]}"
+        two.append(f"{question.options[other]} ({other}) is unlikely because {_reason(question, other, rng)}.")
+    # The text stands right before its letter: a small model finds the letter by looking the text up among the options.
+    named = f"{question.options[letter]} ({letter})"
     end = f"{named}."
     if repeated:
         end = f"{_joined(cited[:repeated])} {'point' if repeated > 1 else 'points'} to {named}."
         if question.meta["kind"] != "diagnosis":
             end = f"{_joined(cited[:repeated])} {'point' if repeated > 1 else 'points'} to {condition}, so {named}."
     box = f"\\boxed{{{letter}}}"
-    if style == "direct":
-        end = ""
-    end = f"{end} {box}".strip()
+    end = f"{end} {box}"
     if objective == "grpo":
         text = f"<think> {' '.join(one + two)} </think><answer> {end} </answer>"
         if style == "direct":
-            text = f"<think> {one[0]} </think><answer> {box} </answer>"
+            text = f"<think> {one[0]} </think><answer> {end} </answer>"
         opening, closing = "<think>", "</think>"
     else:
         text = f"<dx> System 1: {' '.join(one)} System 2: {' '.join(two)} </dx><conclusion> {end} </conclusion>"
@@ -316,7 +318,8 @@ def _reason(question, letter, rng):
 # Shares of a corpus: styles, objectives, and of the traces' faults.
 CORPORA = {
     # Short answers are as frequent as long ones, so that a model learns to be right without writing much.
-    "pretrain": dict(styles=("full", "partial", "terse", "direct"), weights=(3, 2, 3, 2), objectives=("crpo", "grpo")),
+    "pretrain": dict(styles=("survey", "full", "partial", "terse", "direct"), weights=(4, 3, 2, 3, 2),
+                     objectives=("crpo", "grpo")),
     "base": dict(styles=("full", "partial", "terse", "direct"), weights=(1, 2, 4, 3), objectives=("crpo", "grpo"),
                  wrong=0.2, malformed=0.25, false_finding=0.15),
     "cold": dict(styles=("full", "partial", "terse"), weights=(4, 4, 2), objectives=("crpo",), wrong=0.15,
@@ -358,13 +361,42 @@ def _any_of(names):
     return "(?<![A-Za-z])(" + "|".join(map(re.escape, sorted(names, key=len, reverse=True))) + ")(?![A-Za-z])"
 
 
-_NAMES = {f for c in CONDITIONS for f in typical(c)} | {f.partition("|")[0] for f in INCIDENTAL}
-_FINDING = re.compile(_any_of(_NAMES) + r"( of (\d{1,6}))?( is absent| is not abnormal)?")
+_INCIDENTAL = {f.partition("|")[0] for f in INCIDENTAL}
+_NAMES = {f for c in CONDITIONS for f in typical(c)} | _INCIDENTAL
+_UNIT = "|".join(map(re.escape, sorted(set(UNITS.values()), key=len, reverse=True)))
 _OPTION = re.compile(_any_of(OPTION_OF))
+# Option names come first, so that "lipase" in "serum lipase assay" is no finding.
+_FINDING = re.compile(rf"(?P<option>{_any_of(OPTION_OF)})|"
+                      r"(?P<no>\b(?:[Nn]o|[Ww]ithout|[Ll]acks|(?:[Aa]bsence|[Ll]ack) of) )?"
+                      rf"(?P<name>{_any_of(_NAMES)})"
+                      rf"(?: of (?P<value>\d{{1,6}}(?:\.\d{{1,6}})?)(?: (?P<unit>{_UNIT})(?![A-Za-z]))?)?"
+                      r"(?P<gone> (?:is|are) (?:absent|missing|not present|not abnormal))?")
 _LETTER = re.compile(r"(?<![A-Za-z])([A-E])\)")
 _SENTENCE = re.compile(r"\.(?:\s|$)|\n|<[^<>]{0,20}>|System [12]:")
-_INFERS = re.compile(r"suggest|support|point|indicat|consistent|because|favor|unlikely|argues|likely")
-_REJECTS = re.compile(r"unlikely|ruled out|rejected|excluded|does not fit|argues against")
+_INFERS = re.compile(r"\b(?:suggest|support|point|indicat|consistent|because|favor|unlikely|argues|likely)")
+_REJECTS = re.compile(r"\b(?:unlikely|ruled out|rejected|excluded|does not fit|argues against)")
+
+
+def _claims(sentence):
+    """What a sentence says of findings: ({(name, lab value or None, unit or None)} present, {name} absent).
+
+    Absence reaches over a list: "X and Y are absent", "no X or Y".
+    """
+    found = [m for m in _FINDING.finditer(sentence) if m["name"]]
+    gone = [bool(m["no"] or m["gone"]) for m in found]
+    listed = [sentence[a.end():b.start()] in (" and ", " or ", ", ", ", and ", ", or ")
+              for a, b in zip(found, found[1:])]
+    for i in range(1, len(found)):
+        gone[i] |= listed[i - 1] and gone[i - 1] and not found[i - 1]["gone"]
+    for i in reversed(range(len(listed))):
+        gone[i] |= listed[i] and gone[i + 1] and " are " in (found[i + 1]["gone"] or " are ") and not found[i + 1]["no"]
+    present = {(m["name"], m["value"] and float(m["value"]), m["unit"]) for m, no in zip(found, gone) if not no}
+    return present, {m["name"] for m, no in zip(found, gone) if no}
+
+
+def _holds(claim, values):
+    name, value, unit = claim
+    return name in values and values[name] == value and unit in (None, UNITS.get(name))
 
 
 def audit(response, question):
@@ -373,37 +405,34 @@ def audit(response, question):
     citations        distinct findings of the case (laboratory ones with their value) that a sentence ties to a
                      condition or option by a word of inference
     rejections       distinct wrong options rejected for a valid reason: a finding typical of the option that is absent
-                     from the case, or one of the case that is not typical of the option
+                     from the case, or one of the case that is not typical of the option. Incidental findings are
+                     typical of nothing, so they are no reason: else "earwax does not fit it" would reject any option.
     false_findings   distinct findings or values that a sentence of inference claims and the case does not have
     """
     values = question.meta["findings"]
     citations, rejections, false_findings = set(), set(), set()
     for sentence in _SENTENCE.split(response):
-        if not _INFERS.search(sentence):
+        # Names may hold a word of inference ("supportive care", "McBurney point tenderness"), which infers nothing.
+        words = _FINDING.sub(lambda m: " _ " + (m["gone"] or ""), sentence)
+        if not _INFERS.search(words):
             continue
         named = [question.options.get(letter) for letter in _LETTER.findall(sentence)]
         named += _OPTION.findall(sentence)
         conditions = {OPTION_OF[name] for name in named if name in OPTION_OF}
-        present, absent = set(), set()
-        for name, _, value, gone in _FINDING.findall(sentence):
-            if gone:
-                absent.add(name)
-            elif name in UNITS and value:
-                present.add((name, int(value)))
-            elif name not in UNITS:
-                present.add((name, None))
+        present, absent = _claims(sentence)
+        true = {claim for claim in present if _holds(claim, values)}
+        # A laboratory finding named without its value is neither: it claims only that the case has it.
+        bare = {claim for claim in present if claim[0] in values and claim[1] is None}
         if conditions:
-            true = {f for f in present if f[0] in values and values[f[0]] == f[1]}
-            citations |= true
-            false_findings |= present - true
-        if _REJECTS.search(sentence):
+            citations |= {name for name, _, _ in true}
+            false_findings |= present - true - bare
+        if _REJECTS.search(words):
             for letter, text in question.options.items():
                 condition = OPTION_OF[text]
                 if letter == question.answer or conditions != {condition}:
                     continue
                 lacking = any(name in typical(condition) and name not in values for name in absent)
-                foreign = any(name in values and values[name] == value and name not in typical(condition)
-                              for name, value in present)
+                foreign = any(name not in typical(condition) and name not in _INCIDENTAL for name, _, _ in true)
                 if lacking or foreign:
                     rejections.add(letter)
     return {"citations": len(citations), "rejections": len(rejections), "false_findings": len(false_findings)}

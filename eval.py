@@ -3,8 +3,9 @@
     python eval.py ckpt/
     python eval.py ckpt/ --data medqa_test.jsonl medmcqa_dev.json medxpertqa.jsonl --votes 5
 
-Prompt, sampler and answer extractor are training's. Every rate is over all questions: an answer that cannot be read,
-a response that was cut and a prompt that did not fit are wrong answers, never left out (PAPER.md, trap 7).
+Prompt, sampler and answer extractor are training's; the temperature is 1 unless said otherwise. Every rate is over all
+questions: an answer that cannot be read, a response that was cut and a prompt that did not fit are wrong answers, never
+left out (PAPER.md, trap 7).
 The behaviours and faithfulness measures are rewards.py's verifiers by rule, where the paper asks a language model.
 
 Written to DIR/eval/: NAME.json (the table) and NAME.responses.jsonl (every response with its scores).
@@ -19,8 +20,8 @@ from pathlib import Path
 import clinic
 import rewards
 import run
-from data import DataError, encode_prompts, load_questions, load_tokenizer
-from model import ModelError, write_json
+from data import encode_prompts, load_questions, load_tokenizer
+from model import write_json
 from sampler import generate
 
 
@@ -81,12 +82,13 @@ def evaluate(model, tokenizer, questions, objective, processes, max_new_tokens, 
              top_k=0, seed=0, max_rows=0):
     """Answer every question `votes` times on an unsharded model and score the answers; processes share the questions.
 
-    -> aggregate()'s table, with "rows" (one a question, in order) and "example" (the first response) beside it.
+    -> aggregate()'s table, with "rows" (one a question, in order) and "example" (the first question answered, and its
+    response) beside it. ValueError if no prompt fits into the context beside max_new_tokens.
     """
     limit = model.config.max_position_embeddings - max_new_tokens
     prompts = encode_prompts(tokenizer, questions, objective, limit)
     mine = [i for i in range(processes.rank, len(questions), processes.world) if prompts[i] is not None]
-    seeds = [[(seed, i, vote) for vote in range(votes)] for i in mine]
+    seeds = [[(seed, i, vote, 0, 1) for vote in range(votes)] for i in mine]  # the last two part them from training's
     groups = generate(model, [prompts[i] for i in mine], seeds, max_new_tokens, tokenizer.eos_ids, temperature, top_p,
                       top_k, max_rows)
     done = {}
@@ -99,7 +101,9 @@ def evaluate(model, tokenizer, questions, objective, processes, max_new_tokens, 
         responses = done.get(i, [])
         rows.append({"question": question.id, "key": question.answer, "responses": responses,
                      "answer": majority([r["answer"] for r in responses])})
-    example = next((row["responses"][0]["text"] for row in rows if row["responses"]), "")
+    if not any(row["responses"] for row in rows):
+        raise ValueError(f"none of the {len(rows)} prompts fits into {limit} tokens; lower --max-new-tokens")
+    example = next((q, row["responses"][0]["text"]) for q, row in zip(questions, rows) if row["responses"])
     return {**aggregate(rows, objective), "rows": rows, "example": example}
 
 
@@ -132,8 +136,8 @@ def main():
     parser.add_argument("--temperature", type=float, default=1.0, help="0: greedy")
     parser.add_argument("--top-p", type=float, default=1.0, help="nucleus; 1: off")
     parser.add_argument("--top-k", type=int, default=0, help="0: off")
-    parser.add_argument("--max-new-tokens", type=int, default=0, help="0: the run's own, else 1024 or half the context")
-    parser.add_argument("--max-rows", type=int, default=256, help="responses in flight")
+    parser.add_argument("--max-new-tokens", type=int, default=0, help="0: the run's own, else 4096 or half the context")
+    parser.add_argument("--max-rows", type=int, default=0, help="responses in flight; 0: the run's own, else 64")
     parser.add_argument("--seed", type=int, default=0, help="fixes every response")
     parser.add_argument("--skip-bad-rows", action="store_true", help="count and list bad rows instead of stopping")
     parser.add_argument("--mcqa-zero-based", action="store_true", help="MedMCQA's cop counts from 0")
@@ -152,25 +156,28 @@ def main():
     if not sets:
         sets["clinic"] = clinic.make_questions(args.limit or 400, seed=0, split="test")
     processes = run.start()
+    results = directory / "eval"
     policy, _ = run.resolve_model(args.directory)
+    if processes.main:
+        results.mkdir(exist_ok=True)  # what cannot be written should fail before hours of sampling
     tokenizer = load_tokenizer(args.directory, policy.config.vocab_size)
     made_by = directory / "run.json"
     settings = json.loads(made_by.read_text(encoding="utf-8")) if made_by.exists() else {}
     objective = args.objective or settings.get("objective", "crpo")
     half = policy.config.max_position_embeddings // 2
-    max_new_tokens = args.max_new_tokens or settings.get("max_new_tokens") or min(1024, half)
+    max_new_tokens = args.max_new_tokens or settings.get("max_new_tokens") or min(4096, half)
+    max_rows = args.max_rows or settings.get("max_rows") or 64
     policy = policy.to(processes.device, processes.dtype).eval()
     tables = {}
     for name, questions in sets.items():
         questions = questions[:args.limit or None]
         result = evaluate(policy, tokenizer, questions, objective, processes, max_new_tokens, args.temperature,
-                          args.votes, args.top_p, args.top_k, args.seed, args.max_rows)
+                          args.votes, args.top_p, args.top_k, args.seed, max_rows)
         rows = result.pop("rows")
         result.pop("example")
-        tables[name] = {**result, "objective": objective, "temperature": args.temperature, "votes": args.votes}
+        tables[name] = {**result, "objective": objective, "temperature": args.temperature, "votes": args.votes,
+                        "top_p": args.top_p, "top_k": args.top_k, "max_new_tokens": max_new_tokens, "seed": args.seed}
         if processes.main:
-            results = directory / "eval"
-            results.mkdir(exist_ok=True)
             write_json(results / f"{name}.json", tables[name])
             with open(results / f"{name}.responses.jsonl", "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -184,5 +191,5 @@ def main():
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, DataError, ModelError) as error:
+    except (ValueError, OSError) as error:
         run.fail(error)

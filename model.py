@@ -123,7 +123,7 @@ class Cache:
         self.values[layer, :, :, self.length:end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
-    def select(self, rows, slots):
+    def repeat(self, rows, slots):
         """A cache of `slots` slots that holds the given rows ([n] indices, repeats allowed) of this one."""
         new = object.__new__(Cache)
         new.length = self.length
@@ -133,6 +133,14 @@ class Cache:
             tensor[:, :, :, :self.length] = old[:, rows, :, :self.length]
             setattr(new, name, tensor)
         return new
+
+    def keep(self, rows):
+        """Retire every row but the given ones ([n] ascending indices), in place: a layer at a time is all it copies."""
+        for name in ("keys", "values"):
+            tensor = getattr(self, name)
+            for layer in tensor:
+                layer[:len(rows), :, :self.length] = layer[rows, :, :self.length]
+            setattr(self, name, tensor[:, :len(rows)])
 
 
 class Attention(nn.Module):
@@ -163,7 +171,7 @@ class Attention(nn.Module):
         else:
             # One new token a row: the heads that share a key head stand as its queries, so nothing is repeated.
             q = q.view(n, k.shape[1], -1, self.head_dim)  # [N, Hk, H/Hk, Dh]
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=attend).view(n, -1, 1, self.head_dim)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=attend).reshape(n, -1, 1, self.head_dim)
         return self.o_proj(y.transpose(1, 2).reshape(n, t, -1))
 
 
@@ -382,7 +390,7 @@ def _some(names):
 
 
 def load_model(directory):
-    """(Decoder, ModelConfig) of a Hugging Face directory, weights as float32 on the CPU.
+    """The Decoder of a Hugging Face directory, weights as float32 on the CPU.
 
     ModelError names every missing, surplus or misshapen tensor. A surplus lm_head.weight of a tied model is accepted
     when it equals the embedding.

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -87,9 +88,13 @@ def start():
     cuda = torch.cuda.is_available()
     backend = "nccl" if cuda else "gloo"
     if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        local, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if local >= gpus:
+            raise ValueError(f"process {local + 1} of this machine has no GPU, it has {gpus}; lower --nproc_per_node")
+        torch.cuda.set_device(local)
     if "RANK" in os.environ:
-        dist.init_process_group(backend)
+        # Processes sample apart for minutes and then wait for the slowest.
+        dist.init_process_group(backend, timeout=timedelta(hours=4))
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
@@ -137,6 +142,17 @@ def shard(model, processes):
     return model
 
 
+def sharded_copy(model, processes):
+    """A frozen copy of a sharded model, shard by shard, so that no process ever holds it whole."""
+    with torch.device("meta"):
+        copy = Decoder(model.config)
+    copy = shard(copy, processes).to_empty(device=processes.device).requires_grad_(False)
+    with torch.no_grad():
+        for source, target in zip(model.parameters(), copy.parameters(), strict=True):
+            target.copy_(source)
+    return copy
+
+
 def full_copy(config, processes):
     """An unsharded Decoder in the compute dtype, for sampling; copy_weights fills it."""
     with torch.device("meta"):
@@ -161,6 +177,7 @@ class RunDirectory:
 
     def __init__(self, path, config, processes, tokenizer_files):
         self.path, self.processes, self.tokenizer_files = Path(path), processes, tokenizer_files
+        dist.barrier()  # --model may be this directory: every process has read it before it is moved aside
         problem = self._open(config) if processes.main else None
         problem = processes.gather(problem)[0]
         if problem:

@@ -18,7 +18,6 @@ token; the mean runs over all response tokens of an update, one denominator what
 Legend: B prompts, G rollouts, N = B*G, T tokens, M objectives; n = response tokens of a micro-batch.
 """
 
-import copy
 import math
 import time
 from dataclasses import dataclass
@@ -31,9 +30,9 @@ from tqdm import tqdm
 import clinic
 import rewards
 import run
-from data import DataError, encode_prompts, load_questions, load_tokenizer
+from data import encode_prompts, load_questions, load_tokenizer
 from eval import evaluate, wilson
-from model import ModelError, pack
+from model import pack
 from run import option
 from sampler import generate
 
@@ -49,7 +48,7 @@ class Config:
     tokenizer: str = option("", "tokenizer directory, where it is not the model's")
     data: list = option([], "question files (MedQA, MedMCQA, MedXpertQA or own JSONL); none: the embedded clinic")
     eval_data: list = option([], "held-out question files; none: the clinic's test cases, if the clinic is the data")
-    eval_questions: int = option(400, "how many held-out questions are answered before and after; 0: none")
+    eval_questions: int = option(400, "the first so many held-out questions are answered before and after; 0: none")
     skip_bad_rows: bool = option(False, "count and list bad rows instead of stopping")
     mcqa_zero_based: bool = option(False, "MedMCQA's cop counts from 0, as in its parquet export")
     preset: str = option("", "paper: every published hyper-parameter", choices=["", "paper"])
@@ -184,6 +183,9 @@ def group_metrics(reward, names, rollouts, total, processes):
 
 def main(config):
     # 0. Data, models, optimizer
+    for name in ("prompts", "minibatches", "micro_batch", "max_new_tokens"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
     if config.group < 2:
         raise ValueError("--group must be at least 2: an advantage is relative to its group")
     if config.temperature <= 0:
@@ -197,7 +199,11 @@ def main(config):
     policy, tokenizer_files = run.resolve_model(config.model, config.tokenizer, config.seed)
     tokenizer = load_tokenizer(config.tokenizer or config.model, policy.config.vocab_size)
     train, held_out = load_data(config)
-    limit = min(config.max_prompt_tokens, policy.config.max_position_embeddings - config.max_new_tokens)
+    room = policy.config.max_position_embeddings - config.max_new_tokens
+    if room < 1:
+        raise ValueError(f"--max-new-tokens {config.max_new_tokens} leaves no room for a prompt in a context of "
+                         f"{policy.config.max_position_embeddings}")
+    limit = min(config.max_prompt_tokens, room)
     prompts = encode_prompts(tokenizer, train, config.objective, limit)
     train = [q for q, p in zip(train, prompts) if p]
     prompts = [p for p in prompts if p]
@@ -205,11 +211,9 @@ def main(config):
         raise ValueError(f"no prompt fits into {limit} tokens; see --max-prompt-tokens")
     steps = config.steps or math.ceil(config.epochs * len(train) / config.prompts)
     directory = run.RunDirectory(config.out, config, processes, tokenizer_files)
-    reference = None
-    if config.beta:
-        reference = run.shard(copy.deepcopy(policy).requires_grad_(False), processes)
     policy.checkpoint_layers = config.checkpoint_layers
     policy = run.shard(policy, processes)
+    reference = run.sharded_copy(policy, processes) if config.beta else None
     actor = run.full_copy(policy.config, processes)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / max(config.warmup, 1)))
@@ -241,7 +245,8 @@ def main(config):
         # 2. Score every rollout on every objective; advantages within each group
         texts = [[tokenizer.decode(r.ids[:-1] if r.finished else r.ids) for r in group] for group in rollouts]
         scores = [[rewards.score(text, q) for text in group] for group, q in zip(texts, questions)]
-        reward = torch.tensor([[[s[name] for name in names] for s in group] for group in scores])  # [b, G, M]
+        reward = [[[s[name] for name in names] for s in group] for group in scores]
+        reward = torch.tensor(reward, dtype=torch.float64)  # [b, G, M]; float32 would give ties a spread of 1e-7
         total = (reward[..., steered] * weight).sum(-1)  # [b, G]
         advantage = advantages(reward[..., steered], weight)  # [b, G]
         clock.append(time.perf_counter())
@@ -263,6 +268,7 @@ def main(config):
         # 5. Log
         row = {"step": step + 1, **group_metrics(reward, names, rollouts, total, processes)}
         row |= {name: sum(u[name] for u in updates) / len(updates) for name in updates[0]}
+        row["logprob_gap"] = updates[0]["logprob_gap"]  # later updates have moved the policy on purpose
         if not reference:
             row["kl"] = None
         row["seconds"] = clock[-1] - clock[0]
@@ -277,7 +283,7 @@ def main(config):
     after = held_out_result() if held_out else None
     report(processes, "after", after)
     if held_out:
-        show_example(processes, held_out[0], before, after)
+        show_example(processes, before, after)
     processes.say(f"\nwritten: {config.out}/metrics.jsonl, samples.jsonl\nnext: python eval.py {config.out}")
     run.stop()
 
@@ -287,10 +293,11 @@ def load_data(config):
     def load(paths):
         return [q for path in paths for q in load_questions(path, config.skip_bad_rows, config.mcqa_zero_based)]
 
-    if config.data:
-        return load(config.data), load(config.eval_data)[:config.eval_questions]
-    held_out = load(config.eval_data) or clinic.make_questions(config.eval_questions, seed=0, split="test")
-    return clinic.make_questions(5000, seed=config.seed, split="train"), held_out[:config.eval_questions]
+    train = load(config.data) or clinic.make_questions(5000, seed=config.seed, split="train")
+    held_out = load(config.eval_data)
+    if not config.data and not held_out:
+        held_out = clinic.make_questions(config.eval_questions, seed=0, split="test")
+    return train, held_out[:config.eval_questions]
 
 
 @torch.no_grad()
@@ -321,14 +328,15 @@ def report(processes, when, result):
                       f"clinical {result['clinical']:.2f}, mean length {result['length']:.0f} tokens")
 
 
-def show_example(processes, question, before, after):
+def show_example(processes, before, after):
+    question = before["example"][0]
     options = "\n".join(f"{letter}) {text}" for letter, text in question.options.items())
     processes.say(f"\n{question.stem}\n{options}\nkey: {question.answer}")
-    processes.say(f"\nanswer before: {before['example']}\n\nanswer after: {after['example']}")
+    processes.say(f"\nanswer before: {before['example'][1]}\n\nanswer after: {after['example'][1]}")
 
 
 if __name__ == "__main__":
     try:
         main(run.parse_config(Config, __doc__.split("\n")[0], PRESETS))
-    except (ValueError, DataError, ModelError) as error:
+    except (ValueError, OSError) as error:
         run.fail(error)

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 import rewards
 import run
-from data import DataError, load_responses, load_tokenizer, prompt_ids
-from model import ModelError, pack
+from data import load_responses, load_tokenizer, prompt_ids
+from model import pack
 from run import option
 
 
@@ -110,8 +110,9 @@ def main(config):
     processes.say(counts)
     ids = sorted({row[2] for row in sequences})  # by question, so that no question is on both sides
     shuffled = np.random.default_rng((config.seed, 0)).permutation(len(ids))
-    held = {ids[i] for i in shuffled[:int(config.holdout * len(ids))]}
+    held = {ids[i] for i in shuffled[:math.ceil(config.holdout * len(ids))]}
     held_out, train = ([row for row in sequences if (row[2] in held) == side] for side in (True, False))
+    processes.say(f"{len(train)} to train on, {len(held_out)} held out")
     if not train:
         raise ValueError("no response is left to train on")
     batch = min(config.batch, len(train))
@@ -158,12 +159,13 @@ def main(config):
                 parameter.copy_(value)
         processes.say(f"best held-out loss {best_loss:.4f}")
     directory.save(model, tokenizer)
-    processes.say(f"next: python eval.py {config.out}    or: python train_crpo.py --model {config.out} --out ckpt")
+    processes.say(f"next: python eval.py {config.out}\n"
+                  f"  or: python train_crpo.py --model {config.out} --out {config.out}-crpo")
     run.stop()
 
 
 if __name__ == "__main__":
     try:
         main(run.parse_config(Config, __doc__.split("\n")[0]))
-    except (ValueError, DataError, ModelError) as error:
+    except (ValueError, OSError) as error:
         run.fail(error)

@@ -26,6 +26,8 @@ def command(*words, processes=0, ok=True):
     if processes:
         start += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if processes:
+        environment["CUDA_VISIBLE_DEVICES"] = ""  # one machine may have one GPU; the comparison is float32's
     done = subprocess.run([*start, *map(str, words)], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert (done.returncode == 0) == ok, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -101,6 +103,7 @@ def test_an_error_is_one_line_and_a_non_zero_exit(tmp_path):
     (dict(data=["nowhere.jsonl"]), "nowhere.jsonl"), (dict(prompts=5, minibatches=2), "multiple"),
     (dict(group=1), "--group"), (dict(temperature=0.0), "--temperature"), (dict(tokenizer="nowhere"), "tokenizer.json"),
     (dict(model="Qwen2.5-3B", tokenizer=""), "--tokenizer"), (dict(max_prompt_tokens=20), "--max-prompt-tokens"),
+    (dict(max_new_tokens=2000), "leaves no room"), (dict(micro_batch=0), "--micro-batch must be"),
 ])
 def test_bad_options_are_named(options, words, tmp_path):
     try:
