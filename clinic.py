@@ -2,7 +2,8 @@
 
 A case shows 4-5 of its condition's six typical findings, 1-2 incidental ones and, in a third of the cases, a red
 herring: a finding typical of a wrong option. Findings overlap between the conditions of an organ system, and four of
-the five options are of one system; the true condition always explains strictly more of the case than any other option. Laboratory findings carry a value that an answer must copy.
+the five options are of one system; the true condition always explains strictly more of the case than any other option.
+Laboratory findings carry a value that an answer must copy.
 
 The facts are textbook associations, chosen to be sensible and few. They are for training tiny models, not for patients.
 

@@ -337,16 +337,18 @@ def mentions(sentence, case):
         size = len(want.words) + len(want.numbers) + 1
         free = [p for p in places[finding] if p[1] not in used]
         starts = range(len(free)) if want.met_by({sentence[p] for _, p in free}) else ()
+        windows = []
         for start in starts:
             window = {}  # word -> where it first stands
             for order, position in free[start:start + size]:
                 if order < free[start][0] + size:
                     window.setdefault(sentence[position], position)
             if want.met_by(window.keys()):
-                positions = sorted(window.values())
-                used.update(positions)
-                found[finding] = (positions, denied_at(sentence, positions[0], positions[-1]))
-                break
+                windows.append(sorted(window.values()))
+        if windows:  # the closest: of "epigastric pain, shoulder tip pain" the second phrase must not take the first pain
+            positions = min(windows, key=lambda w: w[-1] - w[0])
+            used.update(positions)
+            found[finding] = (positions, denied_at(sentence, positions[0], positions[-1]))
     return found
 
 
