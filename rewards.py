@@ -283,6 +283,7 @@ def findings_of(stem, everything=False):
 @lru_cache(maxsize=1024)
 def read_case(stem, options):
     """Stem and option items -> Case. Cached: the responses of a group share it."""
+    stem = stem.rpartition(" Choices:")[0] or stem  # choices printed behind the question are no findings
     findings = findings_of(stem)
     index, values = {}, {}
     for place, finding in enumerate(findings):
