@@ -170,10 +170,9 @@ def phrases():
     findings = {f for c in CONDITIONS for f in typical(c)} | {f.partition("|")[0] for f in INCIDENTAL}
     values = {str(v) for table in (LAB_VALUES, NORMAL_VALUES) for row in table.values() for v in row}
     spaced = sorted(findings | set(UNITS.values()) | values | set(OPTION_OF))
-    letters = [form % letter for form in ("%s)", " (%s)", " \\boxed{%s}") for letter in LETTERS]
     tags = ["<dx>", "</dx>", "<conclusion>", "</conclusion>", "<think>", "</think>", "<answer>", "</answer>"]
-    fixed = [" System 1:", " System 2:", " Choices:", "-year-old", *ASKED.values()]
-    return [" " + s for s in spaced] + letters + tags + fixed
+    fixed = [" System 1:", " System 2:", " \\boxed{", "-year-old", *ASKED.values()]
+    return [" " + s for s in spaced] + [f"{letter})" for letter in LETTERS] + tags + fixed
 
 
 def _shown(name, value):
@@ -227,9 +226,6 @@ def make_questions(n, seed, split="train"):
         stem = (f"{'An' if age == 18 or age >= 80 else 'A'} {age}-year-old {rng.choice(('man', 'woman'))} has "
                 f"{', '.join(listed[:-1])} and {listed[-1]}. {ASKED[kind]}")
         texts = {letter: option_text(c, kind) for letter, c in zip(LETTERS, options)}
-        # The choices stand in the stem as well (as in MedXpertQA), each before its letter: what followed a phrase once
-        # is what a tiny model copies most easily, while "A) text" alone left it at chance after 4 million tokens.
-        stem += f" Choices: {', '.join(f'{text} ({letter})' for letter, text in texts.items())}."
         meta = {"system": CONDITIONS[condition][0], "condition": condition, "kind": kind, "findings": values,
                 "herring": herring}
         questions.append(Question(f"clinic-{split}-{seed}-{len(questions):06d}", stem, texts,
@@ -241,7 +237,7 @@ def make_questions(n, seed, split="train"):
 
 # style: (findings in System 1, in System 2, distractors rejected, findings in the conclusion)
 STYLES = {"survey": (1, 1, 4, 1), "full": (2, 3, 3, 2), "partial": (2, 1, 1, 2), "terse": (1, 1, 0, 1),
-          "direct": (1, 1, 0, 0), "recap": (1, 1, 0, 1)}
+          "direct": (1, 1, 0, 0)}
 
 
 def write_trace(question, rng, objective="crpo", style="full", wrong=False, false_finding=False, malformed=False):
@@ -266,18 +262,19 @@ def write_trace(question, rng, objective="crpo", style="full", wrong=False, fals
         cited[rng.randrange(len(cited))] = _invented(condition, values, rng)
     impression, analysis = cited[:first], cited[first:]
     one = [f"{_joined(impression)} {'suggest' if len(impression) > 1 else 'suggests'} {condition}."]
-    # A recap of the case word for word is no reasoning, but it is where a model learns to copy at all.
-    two = [question.stem] * (style == "recap") + [f"{finding} supports {condition}." for finding in analysis]
+    two = [f"{finding} supports {condition}." for finding in analysis]
     others = [x for x in question.options if x not in (letter, question.answer)]
     for other in rng.sample(others, min(rejected, len(others))):
-        two.append(f"{question.options[other]} ({other}) is unlikely because {_reason(question, other, rng)}.")
-    named = f"{question.options[letter]} ({letter})"
+        two.append(f"{question.options[other]} is unlikely because {_reason(question, other, rng)}.")
+    named = question.options[letter]
     end = f"{named}."
     if repeated:
         end = f"{_joined(cited[:repeated])} {'point' if repeated > 1 else 'points'} to {named}."
         if question.meta["kind"] != "diagnosis":
             end = f"{_joined(cited[:repeated])} {'point' if repeated > 1 else 'points'} to {condition}, so {named}."
-    box = f"\\boxed{{{letter}}}"
+    # The box holds the option's text, which the extractor takes as well as its letter: which letter stands beside a text
+    # is a thing that a model of this size had not learned after four million tokens.
+    box = f"\\boxed{{ {named}}}"
     end = f"{end} {box}"
     if objective == "grpo":
         text = f"<think> {' '.join(one + two)} </think><answer> {end} </answer>"
@@ -322,8 +319,7 @@ def _reason(question, letter, rng):
 # Shares of a corpus: styles, objectives, and of the traces' faults.
 CORPORA = {
     # Short answers are as frequent as long ones, so that a model learns to be right without writing much.
-    "pretrain": dict(styles=("survey", "full", "partial", "terse", "direct", "recap"),
-                     weights=(2, 3, 2, 3, 3, 7),
+    "pretrain": dict(styles=("survey", "full", "partial", "terse", "direct"), weights=(2, 3, 2, 3, 3),
                      objectives=("crpo", "grpo")),
     "base": dict(styles=("full", "partial", "terse", "direct"), weights=(1, 2, 4, 3), objectives=("crpo", "grpo"),
                  wrong=0.2, malformed=0.25, false_finding=0.15),

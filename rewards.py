@@ -283,7 +283,6 @@ def findings_of(stem, everything=False):
 @lru_cache(maxsize=1024)
 def read_case(stem, options):
     """Stem and option items -> Case. Cached: the responses of a group share it."""
-    stem = stem.rpartition(" Choices:")[0] or stem  # choices printed behind the question are no findings
     findings = findings_of(stem)
     index, values = {}, {}
     for place, finding in enumerate(findings):
@@ -346,7 +345,7 @@ def mentions(sentence, case):
                     window.setdefault(sentence[position], position)
             if want.met_by(window.keys()):
                 windows.append(sorted(window.values()))
-        if windows:  # the closest: of "epigastric pain, shoulder tip pain" the second phrase must not take the first pain
+        if windows:  # the closest: "shoulder tip pain" must not take the pain of the "epigastric pain" before it
             positions = min(windows, key=lambda w: w[-1] - w[0])
             used.update(positions)
             found[finding] = (positions, denied_at(sentence, positions[0], positions[-1]))

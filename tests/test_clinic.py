@@ -84,8 +84,8 @@ def test_a_trace_is_audited_as_it_was_written(style, objective):
 def test_faults_are_in_the_text():
     rng = random.Random(0)
     for q in make_questions(100, 2, "train"):
-        assert f"\\boxed{{{q.answer}}}" in write_trace(q, rng)
-        assert f"\\boxed{{{q.answer}}}" not in write_trace(q, rng, wrong=True)
+        box = f"\\boxed{{ {q.options[q.answer]}}}"
+        assert box in write_trace(q, rng) and box not in write_trace(q, rng, wrong=True)
         text = write_trace(q, rng, malformed=True)
         tags = ("<dx>", "</dx>", "<conclusion>", "</conclusion>", "System 1:", "System 2:")
         whole = all(text.count(t) == 1 for t in tags) and text.startswith("<dx>") and text.endswith("</conclusion>")
@@ -148,7 +148,7 @@ def test_corpora_have_their_shares(name, tmp_path):
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
     rows = load_responses(tmp_path / "a.jsonl")
     recipe = clinic.CORPORA[name]
-    wrong = sum(f"\\boxed{{{q.answer}}}" not in r for q, r, _ in rows) / 600
+    wrong = sum(f"\\boxed{{ {q.options[q.answer]}}}" not in r for q, r, _ in rows) / 600
     assert abs(wrong - recipe.get("wrong", 0)) < 0.05
     grpo = sum(o == "grpo" for _, _, o in rows) / 600
     assert abs(grpo - ("grpo" in recipe["objectives"]) / 2) < 0.06
