@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes assets/tiny from nothing: tokenizer, pretraining on the clinic's traces, then the base stage, which spoils it
-# into what a small instruct model is: often right, careless of form. About @MIN@ minutes on one core.
+# into what a small instruct model is: often right, careless of form. About 5 minutes on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
