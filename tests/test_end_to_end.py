@@ -179,7 +179,7 @@ def test_real_rows_end_to_end(real, shared, tmp_path):
 
 def test_sft_learns_and_keeps_its_best_weights(tmp_path):
     clinic.write_corpus(tmp_path / "corpus.jsonl", 200, 3, "cold")
-    command("train_sft.py", "--data", tmp_path / "corpus.jsonl", "--out", tmp_path / "sft", "--steps", 30, "--lr", "1e-2",
+    command("train_sft.py", "--data", tmp_path / "corpus.jsonl", "--out", tmp_path / "sft", "--steps", 30, "--lr", "1e-3",
             "--holdout", "0.2", "--holdout-every", 5, "--patience", 2)
     rows = metrics_of(tmp_path / "sft")
     assert sum(r["loss"] for r in rows[-5:]) < sum(r["loss"] for r in rows[:5])
