@@ -272,7 +272,7 @@ def write_trace(question, rng, objective="crpo", style="full", wrong=False, fals
         end = f"{_joined(cited[:repeated])} {'point' if repeated > 1 else 'points'} to {named}."
         if question.meta["kind"] != "diagnosis":
             end = f"{_joined(cited[:repeated])} {'point' if repeated > 1 else 'points'} to {condition}, so {named}."
-    # The box holds the option's text, which the extractor takes as well as its letter: which letter stands beside a text
+    # The box holds the option's text, which the extractor takes as its letter: which letter stands beside a text
     # is a thing that a model of this size had not learned after four million tokens.
     box = f"\\boxed{{ {named}}}"
     end = f"{end} {box}"
