@@ -18,7 +18,10 @@ import random
 import re
 from pathlib import Path
 
-from data import Question, build_tokenizer, user_text
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+
+from data import PROMPTS, Question, user_text
 
 LETTERS = "ABCDE"
 
@@ -254,9 +257,8 @@ def write_trace(question, rng, objective="crpo", style="full", wrong=False, fals
     condition = OPTION_OF[question.options[letter]]
     fits = [f for f in values if f in typical(condition)]
     rest = [f for f in values if f not in fits]
-    rng.shuffle(fits)
-    rng.shuffle(rest)
-    # A wrong conclusion rests on whatever the case has, a right one only on what fits it.
+    # A wrong conclusion rests on whatever the case has, a right one only on what fits it. Findings and options keep
+    # the case's order: cited at random, a typical finding is a good guess without a look at the case.
     cited = [_shown(f, values[f]) for f in (fits + rest if wrong else fits)[:first + second]]
     if false_finding:
         cited[rng.randrange(len(cited))] = _invented(condition, values, rng)
@@ -264,7 +266,7 @@ def write_trace(question, rng, objective="crpo", style="full", wrong=False, fals
     one = [f"{_joined(impression)} {'suggest' if len(impression) > 1 else 'suggests'} {condition}."]
     two = [f"{finding} supports {condition}." for finding in analysis]
     others = [x for x in question.options if x not in (letter, question.answer)]
-    for other in rng.sample(others, min(rejected, len(others))):
+    for other in sorted(rng.sample(others, min(rejected, len(others)))):
         two.append(f"{question.options[other]} is unlikely because {_reason(question, other, rng)}.")
     named = question.options[letter]
     end = f"{named}."
@@ -310,9 +312,9 @@ def _reason(question, letter, rng):
     absent = [f for f in own if f not in values]
     foreign = [f for f in typical(question.meta["condition"]) if f in values and f not in own]
     if absent and (rng.random() < 0.6 or not foreign):
-        name = rng.choice(absent)
+        name = absent[0]
         return f"{name} is {'not abnormal' if name in UNITS else 'absent'}"
-    name = rng.choice(foreign)
+    name = foreign[0]
     return f"{_shown(name, values[name])} does not fit it"
 
 
@@ -322,8 +324,8 @@ CORPORA = {
     "pretrain": dict(styles=("survey", "full", "partial", "terse", "direct"), weights=(2, 3, 2, 3, 3),
                      objectives=("crpo", "grpo")),
     "base": dict(styles=("full", "partial", "terse", "direct"), weights=(1, 2, 4, 3), objectives=("crpo", "grpo"),
-                 wrong=0.2, malformed=0.25, false_finding=0.15),
-    "cold": dict(styles=("full", "partial", "terse"), weights=(4, 4, 2), objectives=("crpo",), wrong=0.15,
+                 wrong=0.35, malformed=0.25, false_finding=0.15),
+    "cold": dict(styles=("full", "partial", "terse"), weights=(4, 4, 2), objectives=("crpo", "grpo"), wrong=0.15,
                  false_finding=0.15),
 }
 
@@ -437,6 +439,42 @@ def audit(response, question):
                 if lacking or foreign:
                     rejections.add(letter)
     return {"citations": len(citations), "rejections": len(rejections), "false_findings": len(false_findings)}
+
+
+# ---- The embedded model's tokenizer ------------------------------------------------------------------------------
+
+CHAT_TEMPLATE = (
+    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+
+
+def build_tokenizer(texts, phrases, vocab_size, directory):
+    """Train the tiny model's tokenizer on `texts` and write it to `directory`: lossless byte-level BPE of at most
+    vocab_size tokens, and the phrases and system prompts besides.
+
+    Each of `phrases` becomes one token wherever it stands. That is what makes a model of under a million parameters
+    able to copy a finding from the case into its reasoning. The two system prompts are one token each as well: a
+    constant that a tiny model need not read word by word.
+    """
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    words = pre_tokenizers.Split(Regex(r" ?[A-Za-z]+| ?\d{1,3}|\n+|\s|[^A-Za-z\d\s]"), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, to_bytes])
+    tokenizer.decoder = decoders.ByteLevel()
+    # The phrases are tokens already, so the merges are learned from what stands between them.
+    between = re.compile("|".join(re.escape(p) for p in sorted(phrases, key=len, reverse=True)) or "(?!)")
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False)
+    pieces = (piece for text in [*texts, "system\nuser\nassistant\n" * 100] for piece in between.split(text))
+    tokenizer.train_from_iterator(pieces, trainer)
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in dict.fromkeys([*phrases, *PROMPTS.values()])])
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>",
+              "chat_template": CHAT_TEMPLATE, "clean_up_tokenization_spaces": False}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def main():

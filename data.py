@@ -13,7 +13,6 @@ published but for the white space around it.
 
 import gzip
 import json
-import re
 import reprlib
 import sys
 import zlib
@@ -21,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -37,6 +35,7 @@ PROMPTS = {
         "nothing outside of them. Give the letter of your answer as \\boxed{letter}."
     ),
 }
+PROMPTS["grounded"] = PROMPTS["crpo"]
 
 
 class DataError(ValueError):
@@ -342,37 +341,3 @@ def encode_prompts(tokenizer, questions, objective, limit):
         print(f"{len(dropped)} of {len(questions)} prompts are longer than {limit} tokens and left out: "
               f"{', '.join(dropped[:5])}{' ...' if len(dropped) > 5 else ''}", file=sys.stderr)
     return [ids if len(ids) <= limit else None for ids in prompts]
-
-
-CHAT_TEMPLATE = (
-    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
-    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
-)
-
-
-def build_tokenizer(texts, phrases, vocab_size, directory):
-    """Train the tiny model's tokenizer on `texts` and write it to `directory`: lossless byte-level BPE of at most
-    vocab_size tokens, and the phrases and system prompts besides.
-
-    Each of `phrases` becomes one token wherever it stands. That is what makes a model of under a million parameters
-    able to copy a finding from the case into its reasoning. The two system prompts are one token each as well: a
-    constant that a tiny model need not read word by word.
-    """
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    words = pre_tokenizers.Split(Regex(r" ?[A-Za-z]+| ?\d{1,3}|\n+|\s|[^A-Za-z\d\s]"), "isolated")
-    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, to_bytes])
-    tokenizer.decoder = decoders.ByteLevel()
-    # The phrases are tokens already, so the merges are learned from what stands between them.
-    between = re.compile("|".join(re.escape(p) for p in sorted(phrases, key=len, reverse=True)) or "(?!)")
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False)
-    pieces = (piece for text in [*texts, "system\nuser\nassistant\n" * 100] for piece in between.split(text))
-    tokenizer.train_from_iterator(pieces, trainer)
-    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in [*phrases, *PROMPTS.values()]])
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(directory / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>",
-              "chat_template": CHAT_TEMPLATE, "clean_up_tokenization_spaces": False}
-    (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -132,7 +132,7 @@ def main():
     parser.add_argument("--data", nargs="+", default=[], help="question files; none: the clinic's test cases")
     parser.add_argument("--limit", type=int, default=0, help="only the first so many questions of each file; 0: all")
     parser.add_argument("--votes", type=int, default=1, help="samples a question, for the majority vote")
-    parser.add_argument("--objective", choices=["crpo", "grpo"], help="whose prompt; none: the run's own, else crpo")
+    parser.add_argument("--objective", choices=list(rewards.WEIGHTS), help="whose prompt; none: the run's own, else crpo")
     parser.add_argument("--temperature", type=float, default=1.0, help="0: greedy")
     parser.add_argument("--top-p", type=float, default=1.0, help="nucleus; 1: off")
     parser.add_argument("--top-k", type=int, default=0, help="0: off")

@@ -20,9 +20,11 @@ from functools import lru_cache
 
 import numpy as np
 
-OBJECTIVES = ("accuracy", "clinical", "consistency", "thinking")
+# name: range
+OBJECTIVES = {"accuracy": 1.0, "clinical": 1.5, "consistency": 1.0, "thinking": 1.0, "grounding": 1.0, "coverage": 1.0}
 WEIGHTS = {"crpo": {"accuracy": 10.0, "clinical": 1.0, "consistency": 0.5},
-           "grpo": {"accuracy": 10.0, "thinking": 1.0}}
+           "grpo": {"accuracy": 10.0, "thinking": 1.0},
+           "grounded": {"accuracy": 2.0, "clinical": 1.0, "consistency": 0.5, "grounding": 3.0, "coverage": 1.0}}
 
 READ = 24_000  # characters that the rules on words read of any text: 4,096 tokens of prose are about 20,000
 LONGEST_WORD = 48  # a longer token is noise; `</dx><conclusion>` and the longest drug names are shorter
@@ -30,13 +32,14 @@ MOST_CHARACTERS = 4096  # different ones of a text; what sorts after them is noi
 LONGEST_PERIOD = 8  # tokens in the period of a back-to-back loop
 COPIED_RUN = 8  # consecutive words shared with dx that make a copy rather than a phrase
 CITED_PER_SENTENCE = 3  # a sentence that recites the case is no better argument than one that picks three findings
+CITED_WHOLE = 3  # so many findings cited, or all if the case has fewer, make a whole grounding
 CUE_LIMIT = 3  # how often one cue phrase counts as a behaviour
 
 
 # --- the answer ---------------------------------------------------------------------------------------------------
 
 BRACE = re.compile(r"[{}]")
-WRAPPERS = ("\\text{", "\\textbf{", "\\textit{", "\\textrm{", "\\mathrm{", "\\mathbf{")
+WRAPPER = re.compile(r"^\s*\\(?:text|textbf|textit|textrm|mathrm|mathbf)\{([^{}]*(?:\{[^{}]*\})?[^{}]*)\}")
 
 
 def fold(text):
@@ -67,12 +70,7 @@ def box_letter(content, options):
     """
     if content is None:
         return None
-    content = content.strip()
-    for _ in range(2):
-        wrapper = next((w for w in WRAPPERS if content.startswith(w)), None)
-        if wrapper:
-            head, _, tail = content[len(wrapper):].partition("}")
-            content = (head + tail).strip()
+    content = WRAPPER.sub(r"\1", WRAPPER.sub(r"\1", content)).strip()
     same_text = [letter for letter, text in options.items() if fold(text) == fold(content)]
     inner = content[1:] if content.startswith("(") and content[2:3] == ")" else content
     letter, rest = inner[:1].upper(), inner[1:]
@@ -659,6 +657,27 @@ def split_phrases(tokens):
     return phrases
 
 
+def grounding(response, question):
+    """Cited findings that the case has / all cited, times the share cited of CITED_WHOLE; in [0, 1].
+
+    How a policy games it: one safe citation would be whole (hence CITED_WHOLE); repeats and lists (each finding counts
+    once, CITED_PER_SENTENCE a sentence); findings named without inference (citations() ignores them).
+    """
+    right, wrong = len(citations(response, question)), len(unsupported(response, question))
+    whole = min(CITED_WHOLE, len(case_of(question).findings))
+    return right / max(right + wrong, 1) * min(1.0, right / max(whole, 1))
+
+
+def coverage(response, question):
+    """Wrong options rejected with a valid reason / all wrong options, in [0, 1].
+
+    How a policy games it: one stock reason for all (a reason counts for one option), a reason true of any case (it needs
+    a finding of the case, or one named as lacking), an absence that is not so (no reason). Not guarded: that the lacking
+    finding would be expected of the option is medicine, which the rules cannot know; so count by clinic.audit as well.
+    """
+    return len(rejections(response, question)) / max(len(question.options) - 1, 1)
+
+
 BEHAVIOURS = {
     "backtracking": """wait, on second thought, let me reconsider, reconsidering, let me re examine, let me rethink, i
 was wrong, that is not right, that is wrong, going back, let me go back, actually no, scratch that, my mistake""",
@@ -682,8 +701,8 @@ def behaviours(response):
 
 def score(response, question):
     """Every objective of one response, by name, in the order of OBJECTIVES."""
-    return {name: verifier(response, question)
-            for name, verifier in zip(OBJECTIVES, (accuracy, clinical, consistency, thinking))}
+    verifiers = (accuracy, clinical, consistency, thinking, grounding, coverage)
+    return {name: verifier(response, question) for name, verifier in zip(OBJECTIVES, verifiers)}
 
 
 def total(scores, weights):

@@ -4,12 +4,14 @@ For B prompts a step, sample G rollouts each from the current policy and score e
 
     r   = sum_m weight_m * reward_m             Eq 4: 10 accuracy + clinical reasoning + 0.5 consistency
     A_i = (r_i - mean(r)) / std(r)              Eq 3, over the G rollouts of a prompt; std with divisor G - 1
+                                                (our default normalises each objective by itself: advantages())
     maximise  mean over tokens of  min(ratio A, clip(ratio, 1 - c, 1 + c) A) - beta * D_KL          Eq 1
     D_KL = ref/pi - log(ref/pi) - 1             Eq 2 per token ("k3"), log-ratio clamped to +-10
 
 Where this deviates from the letter of the paper, and why: Eq 1 has no gradient as printed (the advantage is a number),
 so the surrogate is the clipped ratio of new to old probabilities; Eq 2 on whole sequences overflows, so it is per
 token; the mean runs over all response tokens of an update, one denominator whatever the micro-batches and processes.
+Groups whose rollouts all earned the same teach nothing and are left out of the update, KL included.
 `old` is what the sampler stored while it drew the tokens, the true behaviour policy.
 
     torchrun --nproc_per_node=1 train_crpo.py
@@ -19,6 +21,7 @@ Legend: B prompts, G rollouts, N = B*G, T tokens, M objectives; n = response tok
 """
 
 import math
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,10 +55,15 @@ class Config:
     skip_bad_rows: bool = option(False, "count and list bad rows instead of stopping")
     mcqa_zero_based: bool = option(False, "MedMCQA's cop counts from 0, as in its parquet export")
     preset: str = option("", "paper: every published hyper-parameter", choices=["", "paper"])
-    objective: str = option("crpo", "whose prompt and rewards: crpo or the grpo baseline", choices=["crpo", "grpo"])
+    objective: str = option("grounded", "whose prompt and rewards: crpo (Eq 4), the grpo baseline, or grounded: crpo with "
+                            "rewards for evidence and rejected options", choices=["crpo", "grpo", "grounded"])
+    weights: list = option([], "NAME=VALUE, in place of the objective's own (rewards.WEIGHTS)")
+    advantage: str = option("decoupled", "advantages() says what each does", choices=["sum", "decoupled"])
+    floor: float = option(0.1, "decoupled: least divisor, as a share of an objective's range")
+    noise: float = option(0.01, "an objective that differs less within a group, as a share of its range, is a tie there")
     seed: int = option(0, "fixes data order and every rollout")
 
-    steps: int = option(60, "training steps; 0: as many as --epochs asks for")
+    steps: int = option(80, "training steps; 0: as many as --epochs asks for")
     epochs: float = option(1.0, "passes over the data, where --steps is 0")
     prompts: int = option(8, "B, prompts a step over all processes")
     group: int = option(8, "G, rollouts a prompt")
@@ -70,12 +78,13 @@ class Config:
     max_new_tokens: int = option(160, "longer rollouts are cut, and counted")
     max_rows: int = option(0, "rollouts in flight on one process while sampling; 0: all of its share")
 
-    lr: float = option(3e-4, "learning rate, constant after the warm-up")
+    lr: float = option(4e-4, "learning rate, constant after the warm-up")
     warmup: int = option(0, "updates of linear warm-up")
     weight_decay: float = option(0.01, "of AdamW")
     clip: float = option(0.2, "c, the ratio's clip range")
     grad_clip: float = option(1.0, "largest gradient norm")
-    beta: float = option(0.001, "weight of the KL to the start model; 0 skips the reference")
+    beta: float = option(0.001, "weight of the KL to the start model")
+    target_kl: float = option(0.1, "beta is steered to keep the KL near it; 0: beta stays as it is")
     entropy_bonus: float = option(0.0, "weight of the entropy")
 
 
@@ -85,20 +94,44 @@ PRESETS = {
         steps=0, epochs=20.0, prompts=512, group=5, minibatches=32, micro_batch=2, checkpoint_layers=True,
         temperature=1.0, max_prompt_tokens=1024, max_new_tokens=4096, max_rows=80, lr=1e-6, weight_decay=0.01,
         clip=0.2, grad_clip=1.0, beta=0.001, entropy_bonus=0.001,
+        objective="crpo", advantage="sum", floor=0.0, noise=0.0, target_kl=0.0,
     ),
 }
+BETA_RANGE = (1e-4, 0.1)  # of a steered beta; above, the few tokens of a huge log-ratio would drown the rewards
+UPDATE_METRICS = ("loss", "entropy", "clipped", "logprob_gap", "grad_norm")
+KL_LIMIT = 3  # times the target: beyond it rewards no longer move the policy, until the KL has pulled it back
 
 
-def advantages(reward, weight):
-    """Group-relative advantages. reward: [B, G, M], weight: [M] -> [B, G], float64.
+def ties(reward, scale, noise):
+    """Which objectives are ties in which groups: all values within noise * scale. [B, G, M], [M] -> [B, 1, M]"""
+    return reward.amax(1, keepdim=True) - reward.amin(1, keepdim=True) <= noise * scale + 1e-9  # 1e-9: rounding
 
-    Eq 3 on Eq 4: the weighted sum, less its group's mean, over its group's sample standard deviation (divisor G - 1).
-    A group whose sums are equal gets zeros; equal means to 1e-8, as rounding gives a tie a spread of about 1e-15.
+
+def advantages(reward, weight, scale, mode="sum", floor=0.0, noise=0.0):
+    """Group-relative advantages. reward: [B, G, M]; weight, scale (each objective's range): [M].
+
+    -> advantage [B, G] and each objective's part in it [B, G, M], which sum to it; float64.
+
+    sum        A = (r - mean(r)) / std(r),  r = sum_m weight_m reward_m                       (Eq 3 on Eq 4, the paper)
+    decoupled  A = sum_m weight_m z_m / sum_m weight_m,
+               z_m = (reward_m - mean(reward_m)) / max(std(reward_m), floor * scale_m)
+               (the idea of GDPO, Group reward-Decoupled Normalization Policy Optimization, 2026, with a floor, and
+               without its second normalisation over the batch, which would blow ties up again)
+
+    mean and std (divisor G - 1) run over the G rollouts of a prompt. In both modes an objective that is a tie in a
+    group has no part there. So under `decoupled` a weight is an objective's share, whatever its scale and however
+    often the others tie.
     """
-    total = (reward.double() * weight.double()).sum(-1)  # [B, G]
-    centred = total - total.mean(-1, keepdim=True)
-    spread = total.std(-1, keepdim=True)
-    return torch.where(spread > 1e-8, centred / spread.clamp(min=1e-8), 0.0)
+    reward, weight, scale = reward.double(), weight.double(), scale.double()
+    centred = torch.where(ties(reward, scale, noise), 0.0, reward - reward.mean(1, keepdim=True))  # [B, G, M]
+    if mode == "sum":
+        parts = centred * weight
+        spread = parts.sum(-1).std(1)[:, None, None]  # [B, 1, 1]
+        parts = torch.where(spread > 1e-8, parts / spread.clamp(min=1e-8), 0.0)
+    else:
+        spread = centred.std(1, keepdim=True)  # [B, 1, M]
+        parts = centred / torch.maximum(spread, floor * scale).clamp(min=1e-8) * weight / weight.sum()
+    return parts.sum(-1), parts
 
 
 def policy_loss(logprob, old_logprob, advantage, clip):
@@ -113,6 +146,15 @@ def kl_penalty(logprob, ref_logprob):
     """Eq 2 of each token, [n] -> [n]: ref/pi - log(ref/pi) - 1, never negative; log-ratio clamped to +-10."""
     log_ratio = (ref_logprob - logprob).clamp(-10, 10)
     return log_ratio.exp() - log_ratio - 1
+
+
+def steered_beta(beta, kl, target):
+    """The next weight of the KL: half as much again where kl is over 1.5 times the target, a third less where it is
+    under target / 1.5, within BETA_RANGE. target 0 leaves it."""
+    if not target:
+        return beta
+    factor = 1.5 if kl > 1.5 * target else 1 / 1.5 if kl < target / 1.5 else 1.0
+    return min(max(beta * factor, BETA_RANGE[0]), BETA_RANGE[1])
 
 
 def step_questions(questions, step, prompts, seed):
@@ -130,54 +172,62 @@ def logprobs_of(model, batch, config, device, entropy_grad=False):
     return model.token_logprobs(ids, targets, config.temperature, entropy_grad)
 
 
-def update(model, optimizer, batch, advantage, ref_logprob, config, processes):
+def update(model, optimizer, batch, advantage, ref_logprob, beta, config, processes):
     """One optimizer step on `batch`, a list of (prompt ids, rollout). advantage: [N]; ref_logprob: N tensors or None.
 
-    The loss is a mean over the response tokens of all processes. -> {"loss", "kl", "entropy", "clipped",
-    "logprob_gap", "grad_norm"}, token means over all processes; logprob_gap is |trainer's - sampler's| before the step.
+    The loss is a mean over the response tokens of all processes. -> UPDATE_METRICS, token means over all processes;
+    logprob_gap is |trainer's - sampler's| before the step. Processes may hold different numbers of rows; if none has
+    any, nothing is done and the result is {}.
     """
     tokens = processes.sum([sum(len(r.ids) for _, r in batch)])[0]
-    sums = torch.zeros(5, dtype=torch.float64, device=processes.device)
-    for i in range(0, len(batch), config.micro_batch):
+    if not tokens:
+        return {}
+    sums = torch.zeros(4, dtype=torch.float64, device=processes.device)
+    passes = max(processes.gather(math.ceil(len(batch) / config.micro_batch)))  # sharded models need equal numbers
+    for i in range(0, passes * config.micro_batch, config.micro_batch):
         rows = batch[i:i + config.micro_batch]
+        if not rows:
+            model.token_logprobs(*pack([[0]], [[0]], processes.device))[0].sum().mul(0).backward()
+            continue
         lengths = torch.tensor([len(r.ids) for _, r in rows], device=processes.device)
         old = torch.tensor([x for _, r in rows for x in r.logprobs], device=processes.device)  # [n]
         a = advantage[i:i + config.micro_batch].float().repeat_interleave(lengths)  # [n]
         logprob, entropy = logprobs_of(model, rows, config, processes.device, config.entropy_bonus != 0)
         loss, clipped = policy_loss(logprob, old, a, config.clip)
-        kl = torch.zeros_like(loss)
         if ref_logprob is not None:
-            kl = kl_penalty(logprob, torch.cat(ref_logprob[i:i + config.micro_batch]))
-        loss = loss + config.beta * kl - config.entropy_bonus * entropy
+            loss = loss + beta * kl_penalty(logprob, torch.cat(ref_logprob[i:i + config.micro_batch]))
+        loss = loss - config.entropy_bonus * entropy
         # FSDP averages gradients over the processes; times `world` that is the sum, over one denominator.
         (loss.sum() / tokens * processes.world).backward()
-        parts = (loss, kl, entropy, clipped, (logprob - old).abs())
+        parts = (loss, entropy, clipped, (logprob - old).abs())
         sums += torch.stack([x.detach().double().sum() for x in parts])
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
     optimizer.step()
     optimizer.zero_grad()
-    names = ("loss", "kl", "entropy", "clipped", "logprob_gap")
-    means = dict(zip(names, (x / tokens for x in processes.sum(sums.tolist()))))
+    means = dict(zip(UPDATE_METRICS, (x / tokens for x in processes.sum(sums.tolist()))))
     return {**means, "grad_norm": float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)}
 
 
-def group_metrics(reward, names, rollouts, total, processes):
-    """Means over all processes' rollouts. reward: [b, G, M] of every objective measured, total: [b, G] weighted.
+def group_metrics(reward, scale, parts, names, rollouts, total, config, processes):
+    """Means over all processes' rollouts. reward: [b, G, M] of every objective, parts: [b, G, M] theirs in the
+    advantage, total: [b, G] weighted.
 
-    For each objective its mean, its spread (mean over groups of the standard deviation within) and the share of groups
-    in which it does not differ at all.
+    For each objective its mean, its spread (mean over groups of the standard deviation within), the share of groups
+    in which it is a tie, and its share of the advantage's variance: who is steering. skipped: groups without advantage.
     """
-    std = reward.std(1)  # [b, M]
+    advantage = parts.sum(-1, keepdim=True)  # [b, G, 1]
     flat = [r for group in rollouts for r in group]
-    columns = [total.sum(), *reward.sum((0, 1)), *std.sum(0), *(std < 1e-8).sum(0), (total.std(-1) < 1e-8).sum()]
+    columns = [*reward.sum((0, 1)), *reward.std(1).sum(0), *ties(reward, scale, config.noise).sum((0, 1)), *(parts * advantage).sum((0, 1))]
+    columns += [total.sum(), (advantage == 0).all(1).sum(), (advantage ** 2).sum()]
     columns += [sum(len(r.ids) for r in flat), sum(not r.finished for r in flat), len(flat), len(rollouts)]
-    *values, tokens, cut, n, groups = processes.sum([float(c) for c in columns])
+    *values, reward_sum, skipped, power, tokens, cut, n, groups = processes.sum([float(c) for c in columns])
+    out = {"reward": reward_sum / n, "length": tokens / n, "cut": cut / n, "skipped": skipped / groups}
     m = len(names)
-    out = {"reward": values[0] / n, "length": tokens / n, "cut": cut / n, "no_spread": values[-1] / groups}
     for i, name in enumerate(names):
-        out[name] = values[1 + i] / n
-        out[f"{name}_spread"] = values[1 + m + i] / groups
-        out[f"{name}_no_spread"] = values[1 + 2 * m + i] / groups
+        out[name] = values[i] / n
+        out[f"{name}_spread"] = values[m + i] / groups
+        out[f"{name}_tie"] = values[2 * m + i] / groups
+        out[f"{name}_steers"] = values[3 * m + i] / (power or 1)
     return out
 
 
@@ -190,6 +240,7 @@ def main(config):
         raise ValueError("--group must be at least 2: an advantage is relative to its group")
     if config.temperature <= 0:
         raise ValueError("--temperature must be positive: greedy rollouts of a group are all the same")
+    weights = objective_weights(config)
     processes = run.start()
     share = processes.world * config.minibatches
     if config.prompts % share:
@@ -213,13 +264,14 @@ def main(config):
     directory = run.RunDirectory(config.out, config, processes, tokenizer_files)
     policy.checkpoint_layers = config.checkpoint_layers
     policy = run.shard(policy, processes)
-    reference = run.sharded_copy(policy, processes) if config.beta else None
+    reference = run.sharded_copy(policy, processes) if config.beta or config.target_kl else None
     actor = run.full_copy(policy.config, processes)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / max(config.warmup, 1)))
-    weight = torch.tensor(list(rewards.WEIGHTS[config.objective].values()))
     names = list(rewards.OBJECTIVES)
-    steered = [names.index(name) for name in rewards.WEIGHTS[config.objective]]
+    weight = torch.tensor([weights.get(name, 0.0) for name in names], dtype=torch.float64)  # [M]
+    scale = torch.tensor(list(rewards.OBJECTIVES.values()), dtype=torch.float64)  # [M]
+    beta = config.beta
 
     def held_out_result():
         run.copy_weights(policy, actor)
@@ -247,30 +299,38 @@ def main(config):
         scores = [[rewards.score(text, q) for text in group] for group, q in zip(texts, questions)]
         reward = [[[s[name] for name in names] for s in group] for group in scores]
         reward = torch.tensor(reward, dtype=torch.float64)  # [b, G, M]; float32 would give ties a spread of 1e-7
-        total = (reward[..., steered] * weight).sum(-1)  # [b, G]
-        advantage = advantages(reward[..., steered], weight)  # [b, G]
+        total = (reward * weight).sum(-1)  # [b, G]
+        advantage, parts = advantages(reward, weight, scale, config.advantage, config.floor, config.noise)
         clock.append(time.perf_counter())
 
-        # 3. Log-probabilities of the rollouts under the frozen start model
+        # 3. Log-probabilities of the rollouts under the frozen start model; their KL to it
         batch = [(p, r) for p, group in zip(inputs, rollouts) for r in group]
         ref_logprob = reference_logprobs(reference, batch, config, processes) if reference else None
+        kl = rollout_kl(batch, ref_logprob, processes) if reference else None
+        refused = bool(config.target_kl) and kl > KL_LIMIT * config.target_kl
+        if refused:
+            processes.say(f"\nstep {step + 1}: KL {kl:.3f} is over {KL_LIMIT} x --target-kl; rewards are refused, "
+                          "the step only pulls back to the start model")
+            advantage = torch.zeros_like(advantage)
         clock.append(time.perf_counter())
 
-        # 4. Update, once for each minibatch
+        # 4. Update, once for each minibatch, on the groups that have an advantage
         updates, size = [], len(batch) // config.minibatches
+        flat, live = advantage.flatten().to(processes.device), advantage.any(1).repeat_interleave(config.group)
         for i in range(0, len(batch), size):
-            part = slice(i, i + size)
-            updates.append(update(policy, optimizer, batch[part], advantage.flatten().to(processes.device)[part],
-                                  ref_logprob and ref_logprob[part], config, processes))
+            rows = [n for n in range(i, i + size) if live[n] or refused]
+            updates.append(update(policy, optimizer, [batch[n] for n in rows], flat[rows],
+                                  ref_logprob and [ref_logprob[n] for n in rows], beta, config, processes))
             schedule.step()
         clock.append(time.perf_counter())
 
         # 5. Log
-        row = {"step": step + 1, **group_metrics(reward, names, rollouts, total, processes)}
-        row |= {name: sum(u[name] for u in updates) / len(updates) for name in updates[0]}
-        row["logprob_gap"] = updates[0]["logprob_gap"]  # later updates have moved the policy on purpose
-        if not reference:
-            row["kl"] = None
+        row = {"step": step + 1, **group_metrics(reward, scale, parts, names, rollouts, total, config, processes)}
+        done = [u for u in updates if u]
+        row |= {name: sum(u[name] for u in done) / len(done) if done else None for name in UPDATE_METRICS}
+        row["logprob_gap"] = done[0]["logprob_gap"] if done else None  # later updates have moved the policy on purpose
+        row |= {"kl": kl, "beta": beta, "refused": refused}
+        beta = steered_beta(beta, kl, config.target_kl)
         row["seconds"] = clock[-1] - clock[0]
         phases = ("sample", "score", "reference", "update")
         row |= {f"seconds_{name}": b - a for name, a, b in zip(phases, clock, clock[1:])}
@@ -286,6 +346,18 @@ def main(config):
         show_example(processes, before, after)
     processes.say(f"\nwritten: {config.out}/metrics.jsonl, samples.jsonl\nnext: python eval.py {config.out}")
     run.stop()
+
+
+def objective_weights(config):
+    """{objective: weight}: rewards.WEIGHTS with --weights in place of its values. ValueError for a name unknown."""
+    weights = dict(rewards.WEIGHTS[config.objective])
+    for item in config.weights:
+        name, _, value = item.partition("=")
+        if name not in rewards.OBJECTIVES or not re.fullmatch(r"\d+(\.\d*)?", value):
+            raise ValueError(f"--weights {item}: write NAME=VALUE with one of {', '.join(rewards.OBJECTIVES)} and a "
+                             "number that is not negative")
+        weights[name] = float(value)
+    return weights
 
 
 def load_data(config):
@@ -309,6 +381,13 @@ def reference_logprobs(reference, batch, config, processes):
         logprob, _ = logprobs_of(reference, rows, config, processes.device)
         out += logprob.split([len(r.ids) for _, r in rows])
     return out
+
+
+def rollout_kl(batch, ref_logprob, processes):
+    """Mean KL a token of the policy that sampled the batch to the reference, over all processes."""
+    values = [kl_penalty(torch.tensor(r.logprobs), ref.cpu()).double().sum() for (_, r), ref in zip(batch, ref_logprob)]
+    kl, tokens = processes.sum([float(sum(values)), sum(len(r.ids) for _, r in batch)])
+    return kl / tokens
 
 
 def sample_rows(step, questions, texts, rollouts, scores, total, advantage):

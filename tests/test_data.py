@@ -4,7 +4,7 @@ import json
 import pytest
 
 import clinic
-from data import (PROMPTS, DataError, Question, build_tokenizer, chat_ids, encode_prompts, load_questions,
+from data import (PROMPTS, DataError, Question, chat_ids, encode_prompts, load_questions,
                   load_responses, load_tokenizer, prompt_ids, user_text)
 
 MEDQA = {"question": "A man coughs. What now?", "answer": "Tea", "options": {"A": "Rest", "B": "Tea", "C": "X", "D": "Y"},
@@ -213,7 +213,7 @@ def test_a_row_cannot_forge_a_turn(tokenizer):
 def tokenizer(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tokenizer")
     questions = clinic.make_questions(200, 1)
-    build_tokenizer([user_text(q) for q in questions], clinic.phrases(), 600, directory)
+    clinic.build_tokenizer([user_text(q) for q in questions], clinic.phrases(), 600, directory)
     return load_tokenizer(directory, 200000)
 
 
@@ -279,5 +279,5 @@ def test_chat_tokens_must_be_special_ones(tokenizer, tmp_path):
 
 
 def test_a_tokenizer_without_phrases_still_learns_words(tmp_path):
-    build_tokenizer(["hello world"] * 50, [], 400, tmp_path)
+    clinic.build_tokenizer(["hello world"] * 50, [], 400, tmp_path)
     assert len(load_tokenizer(tmp_path, 200000).encode("hello world")) == 2

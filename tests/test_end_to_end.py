@@ -56,7 +56,7 @@ def test_train_crpo_from_the_embedded_model(one_process):
     rows = metrics_of(out)
     assert [r["step"] for r in rows] == [1, 2, 3]
     for name in ("reward", "accuracy", "clinical", "consistency", "kl", "entropy", "length", "loss", "seconds",
-                 "accuracy_spread", "accuracy_no_spread", "clipped", "cut", "no_spread", "grad_norm", "logprob_gap",
+                 "accuracy_spread", "accuracy_tie", "accuracy_steers", "clipped", "cut", "skipped", "beta", "grad_norm", "logprob_gap",
                  "seconds_sample", "seconds_score", "seconds_reference", "seconds_update"):
         assert all(isinstance(r[name], (int, float)) for r in rows), name
     assert 0 <= rows[0]["kl"] < rows[2]["kl"]

@@ -461,14 +461,43 @@ def test_behaviours_count_each_cue_a_few_times():
 
 def test_score_and_total():
     scores = rewards.score(GOOD, Q)
-    assert (
-        scores == {"accuracy": 1.0, "clinical": 1.5, "consistency": 1.0, "thinking": 0.0}
-        and tuple(scores) == rewards.OBJECTIVES
-    )
+    # three of the stem's four findings cited, none invented; two of the four wrong options rejected
+    assert scores == {"accuracy": 1.0, "clinical": 1.5, "consistency": 1.0, "thinking": 0.0, "grounding": 1.0,
+                      "coverage": 0.5}
+    assert tuple(scores) == tuple(rewards.OBJECTIVES)
     assert rewards.total(scores, rewards.WEIGHTS["crpo"]) == 12.0
     assert rewards.total(rewards.score(grpo(), Q), rewards.WEIGHTS["grpo"]) == 11.0
     counts = rewards.measures(GOOD + " hemoptysis supports it.", Q)
     assert (counts["cecd"], counts["drc"], counts["hallucination"], counts["citations"]) == (3, 2, 1, 4)
+
+
+@pytest.mark.parametrize("response, share", [
+    ("", 0),
+    ("sharp chest pain suggests acute pericarditis.", 1 / 3),  # one safe citation is a third, not the whole
+    ("sharp chest pain suggests acute pericarditis. " * 9, 1 / 3),  # repeats count once
+    ("sharp chest pain. pericardial friction rub. mild acne. troponin of 90 ng/L.", 0),  # a list infers nothing
+    (S1, 2 / 3),
+    (S1 + " " + S2, 3 / 3),
+    (S1 + " hemoptysis supports acute pericarditis.", 2 / 3 * 2 / 3),  # two right of three cited
+    (S1 + " " + S2 + " hemoptysis and purple toes support acute pericarditis.", 3 / 5),
+    ("troponin of 95 ng/L supports acute pericarditis.", 0),
+])
+def test_grounding(response, share):
+    assert rewards.grounding(response, Q) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("response, share", [
+    ("", 0),
+    (S2, 2 / 4),
+    ("B), C), D) and E) are unlikely because they do not fit the picture.", 0),
+    ("".join(f"{x}) is unlikely because hemoptysis is absent. " for x in "BCDE"), 1 / 4),  # one stock reason
+    ("".join(f"{x}) is unlikely because sharp chest pain is absent. " for x in "BCDE"), 0),  # it is not absent
+    ("A) is unlikely because hemoptysis is absent.", 0),  # the key
+    (S2 + " D) pulmonary embolism is unlikely because hemoptysis is absent. E) infarction is unlikely because left arm "
+     "pain is absent.", 4 / 4),
+])
+def test_coverage(response, share):
+    assert rewards.coverage(response, Q) == pytest.approx(share)
 
 
 VERIFIERS = {

@@ -8,10 +8,12 @@ import run
 from model import PRESETS as MODEL_PRESETS
 from model import init_model
 from sampler import Rollout
-from train_crpo import (PRESETS, Config, advantages, kl_penalty, policy_loss, reference_logprobs, step_questions,
-                        update)
+from train_crpo import (PRESETS, Config, advantages, kl_penalty, objective_weights, policy_loss, reference_logprobs,
+                        rollout_kl, steered_beta, step_questions, update)
 
 ONE = torch.tensor([1.0])
+EQ4 = torch.tensor([10, 1, 0.5])
+RANGES = torch.tensor([1, 1.5, 1])
 
 
 def group(*totals):
@@ -27,17 +29,84 @@ def group(*totals):
     ((0.1 + 0.2, 0.3, 0.3), (0, 0, 0)),                                   # a tie but for rounding
 ])
 def test_advantages_by_hand(totals, expected):
-    assert torch.allclose(advantages(group(*totals), ONE)[0], torch.tensor(expected).double(), atol=1e-6)
+    advantage, parts = advantages(group(*totals), ONE, ONE)
+    assert torch.allclose(advantage[0], torch.tensor(expected).double(), atol=1e-6)
+    assert torch.equal(parts[..., 0], advantage)
 
 
 def test_advantages_weigh_objectives_and_keep_groups_apart():
     reward = torch.tensor([[[1, 1.5, 1], [0, 1, 1], [0, 0, 0.8]],           # Eq 4: 12, 1.5, 0.4
                            [[1, 1, 1], [1, 1, 1], [1, 1, 1]]])
-    a = advantages(reward, torch.tensor([10, 1, 0.5]))
+    a, _ = advantages(reward, EQ4, RANGES)
     mean = (12 + 1.5 + 0.4) / 3
     std = math.sqrt(((12 - mean) ** 2 + (1.5 - mean) ** 2 + (0.4 - mean) ** 2) / 2)
     assert torch.allclose(a[0], torch.tensor([(x - mean) / std for x in (12, 1.5, 0.4)]).double(), atol=1e-6)
     assert a[1].tolist() == [0, 0, 0]
+
+
+def test_one_consistency_of_0_998_among_right_answers():
+    """PAPER.md, trap 3: noise alone steers under Eq 3; under our default it is no difference at all."""
+    reward = torch.tensor([[[1, 1.5, 1]] * 4 + [[1, 1.5, 0.998]]])
+    paper, _ = advantages(reward, EQ4, RANGES)
+    assert torch.allclose(paper[0], torch.tensor([0.4472136] * 4 + [-1.7888544]).double(), atol=1e-4)
+    ours = Config()
+    for mode in ("sum", "decoupled"):
+        a, parts = advantages(reward, EQ4, RANGES, mode, ours.floor, ours.noise)
+        assert not a.any() and not parts.any()
+
+
+def test_decoupled_advantages_by_hand():
+    """Two rollouts: z = +-0.7071 whatever the scale, weighted 10 : 1 : 0.5 of 11.5; the floor of 0.1 x range = 0.1
+    holds where consistency differs by 0.05: std 0.03536, z = +-0.025 / 0.1 = +-0.25."""
+    a, parts = advantages(torch.tensor([[[1, 0, 1.0], [0, 1.5, 0.95]]]), EQ4, RANGES, "decoupled", floor=0.1, noise=0.01)
+    by_hand = [10 * 0.7071068 / 11.5, -0.7071068 / 11.5, 0.5 * 0.25 / 11.5]
+    assert torch.allclose(parts[0, 0], torch.tensor(by_hand).double(), atol=1e-5)
+    assert torch.allclose(parts[0, 1], -parts[0, 0]) and torch.allclose(a[0, 0], torch.tensor(sum(by_hand)).double(), atol=1e-5)
+    free, _ = advantages(torch.tensor([[[1, 1, 1.0], [1, 1, 0.95]]]), EQ4, RANGES, "decoupled", floor=0.0, noise=0.01)
+    assert free[0, 0].item() == pytest.approx(0.5 * 0.7071068 / 11.5, abs=1e-5)
+
+
+def test_a_doubled_weight_doubles_the_share():
+    reward = torch.tensor([[[1, 1.5, 1.0], [0, 1.5, 0.9], [0, 1, 0.7], [1, 0, 0.8]]])
+    for mode in ("decoupled", "sum"):
+        _, once = advantages(reward, torch.tensor([1, 1, 1]), RANGES, mode)
+        _, twice = advantages(reward, torch.tensor([2, 1, 1]), RANGES, mode)
+        ratio = (twice[..., 0] / twice[..., 1]) / (once[..., 0] / once[..., 1])
+        assert torch.allclose(ratio[0][once[0, :, 1] != 0], torch.tensor(2.0).double())
+    scaled = reward * torch.tensor([1, 7, 1])  # another scale of an objective changes nothing
+    _, same = advantages(scaled, torch.tensor([1, 1, 1]), RANGES, "decoupled")
+    _, once = advantages(reward, torch.tensor([1, 1, 1]), RANGES, "decoupled")
+    assert torch.allclose(same, once)
+
+
+@pytest.mark.parametrize("beta, kl, target, then", [
+    (0.01, 0.2, 0.1, 0.015), (0.01, 0.05, 0.1, 0.01 / 1.5), (0.01, 0.1, 0.1, 0.01), (0.09, 9, 0.1, 0.1),
+    (1e-4, 0.0, 0.1, 1e-4), (0.0, 0.2, 0.1, 1e-4), (0.007, 9.0, 0.0, 0.007), (0.0, 9.0, 0.0, 0.0),
+])
+def test_beta_follows_the_target(beta, kl, target, then):
+    assert steered_beta(beta, kl, target) == pytest.approx(then)
+
+
+def test_the_kl_of_the_rollouts_is_a_token_mean(processes):
+    batch = [([1], Rollout([2, 3], [-1.0, -1.0], True)), ([1], Rollout([4], [-2.0], True))]
+    ref = [torch.tensor([-1.0, -1.0 + math.log(2)]), torch.tensor([-2.0 - math.log(2)])]
+    assert rollout_kl(batch, ref, processes) == pytest.approx((2 - math.log(2) - 1 + 0.5 + math.log(2) - 1) / 3)
+
+
+def test_weights_are_read_and_refused():
+    assert objective_weights(Config(objective="crpo", weights=["accuracy=3", "coverage=0.5"])) == {
+        "accuracy": 3.0, "clinical": 1.0, "consistency": 0.5, "coverage": 0.5}
+    for bad in ("accurcy=1", "accuracy", "accuracy=-1", "accuracy=nan"):
+        with pytest.raises(ValueError, match="--weights " + bad):
+            objective_weights(Config(weights=[bad]))
+
+
+def test_an_update_without_rows_does_nothing(processes):
+    policy = run.shard(small_policy(), processes)
+    before = [p.full_tensor().clone() for p in policy.parameters()]
+    optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
+    assert update(policy, optimizer, [], torch.zeros(0), [], 0.1, Config(), processes) == {}
+    assert all(torch.equal(a, p.full_tensor()) for a, p in zip(before, policy.parameters()))
 
 
 @pytest.mark.parametrize("ratio, advantage, loss, slope, clipped", [
@@ -86,6 +155,7 @@ def test_the_paper_preset_holds_the_published_numbers():
     paper = Config(**PRESETS["paper"])
     assert (paper.group, paper.prompts, paper.minibatches, paper.lr, paper.weight_decay) == (5, 512, 32, 1e-6, 0.01)
     assert (paper.clip, paper.grad_clip, paper.beta, paper.entropy_bonus) == (0.2, 1.0, 0.001, 0.001)
+    assert (paper.objective, paper.advantage, paper.floor, paper.noise, paper.target_kl) == ("crpo", "sum", 0, 0, 0)
     assert (paper.max_prompt_tokens, paper.max_new_tokens, paper.epochs, paper.temperature) == (1024, 4096, 20.0, 1.0)
 
 
@@ -114,7 +184,7 @@ def updated(processes, micro_batch=32, shift=0.0, **options):
     reference = run.shard(small_policy().requires_grad_(False), processes)
     optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
     ref_logprob = [x - 0.1 for x in reference_logprobs(reference, batch, config, processes)]
-    metrics = update(policy, optimizer, batch, advantage, ref_logprob, config, processes)
+    metrics = update(policy, optimizer, batch, advantage, ref_logprob, config.beta, config, processes)
     return metrics, [p.full_tensor().clone() for p in policy.parameters()]
 
 
@@ -140,7 +210,7 @@ def test_the_loss_is_a_mean_over_all_response_tokens(processes):
     batch = [([1, 2], Rollout([3, 4, 5], [old] * 3, True)), ([1], Rollout([9], [old], False))]
     policy = run.shard(policy, processes)
     metrics = update(policy, torch.optim.SGD(policy.parameters(), lr=0.1), batch,
-                     torch.tensor([2.0, -1.0], device=processes.device), None, config, processes)
+                     torch.tensor([2.0, -1.0], device=processes.device), None, 0.0, config, processes)
     assert metrics["loss"] == pytest.approx(-(3 * 2.0 - 1.0) / 4, abs=1e-4)
     assert metrics["entropy"] == pytest.approx(math.log(50), abs=1e-3)
     assert metrics["logprob_gap"] == pytest.approx(0, abs=1e-4) and metrics["clipped"] == 0
@@ -156,6 +226,6 @@ def test_an_update_raises_what_was_better_and_lowers_what_was_worse(processes):
     batch = [([1, 2], Rollout([3, 4], [-3.9] * 2, True)), ([1, 2], Rollout([7, 8], [-3.9] * 2, True))]
     before = reference_logprobs(policy, batch, config, processes)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3)
-    update(policy, optimizer, batch, torch.tensor([0.7, -0.7], device=processes.device), None, config, processes)
+    update(policy, optimizer, batch, torch.tensor([0.7, -0.7], device=processes.device), None, 0.0, config, processes)
     after = reference_logprobs(policy, batch, config, processes)
     assert after[0].sum() > before[0].sum() and after[1].sum() < before[1].sum()
