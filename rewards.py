@@ -53,6 +53,10 @@ def boxes(text):
         part = part.lstrip()
         if not part.startswith("{"):
             continue  # the bare word, without braces, is no box
+        inside, closing, _ = part[1:].partition("}")
+        if closing and "{" not in inside:  # most are flat
+            yield inside
+            continue
         depth, place = 0, 0
         for brace in BRACE.finditer(part):
             depth += 1 if brace[0] == "{" else -1
@@ -125,6 +129,7 @@ TOKEN = re.compile(r"(?<!\w)[A-Z]\)|(?:(?<!\w)[-−+])?\d[\d.,/]*|[^\W_]+|[%°�
 WORD = re.compile(r"[^\W_]+")
 
 
+@lru_cache(maxsize=8192)  # texts repeat their words
 def normal(token):
     """One token for comparison: lower case, plural s dropped, 98.0 as 98 and 1,200 as 1200; "B)" stays as it is."""
     if token[-1] == ")":
@@ -199,7 +204,7 @@ UNITS = word_set("""% ° ℃ ℉ c f mg g kg mcg µg μg ng pg l dl ml µl mmol 
 def sentences(text):
     """The sentences of the first READ characters as lists of at most 80 tokens; markup and headings end a sentence."""
     found = []
-    for sentence in filter(None, SENTENCE_END.split(MARKUP.sub(". ", text[:READ]))):
+    for sentence in filter(str.strip, SENTENCE_END.split(MARKUP.sub(". ", text[:READ]))):
         tokens = tokens_of(sentence)
         found += [tokens[i:i + 80] for i in range(0, len(tokens), 80)]
     return found
@@ -449,6 +454,7 @@ MARKS = "–—‘’“”…•·†‡§£€"
 SIGNIFICANT = re.compile(rf"[^\W_]|[{SYMBOLS}]")
 
 
+@lru_cache(maxsize=8192)
 def script(char):
     """The script of a letter or of a mark on it, as the first word of its Unicode name; "" for a nameless character."""
     return unicodedata.name(char, "").partition(" ")[0]

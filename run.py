@@ -5,8 +5,11 @@ What a training script needs around its algorithm, and nothing of the algorithm.
 """
 
 import argparse
+import hashlib
 import json
 import os
+import shutil
+import signal
 import sys
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import timedelta
@@ -14,12 +17,17 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from model import PRESETS, Decoder, init_model, load_model, save_model, write_json
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+KEPT_STATES = 2
+# What may change when a run goes on: it decides how the same numbers are computed, not which.
+FREE = {"fresh", "save_every", "micro_batch", "max_rows", "checkpoint_layers"}
 
 
 def option(default, help, **metadata):
@@ -169,31 +177,86 @@ def copy_weights(sharded, full):
 
 
 class RunDirectory:
-    """--out: a model directory plus run.json (the config), metrics.jsonl and samples.jsonl. Only rank 0 writes.
+    """--out: a model directory plus run.json (the config), metrics.jsonl, samples.jsonl and state/ (to go on from).
 
-    A directory that holds an earlier run is moved aside, to NAME.1, NAME.2, ..., and says so; one that holds
-    something else is refused.
+    Only rank 0 writes, but for the shards of a state. A run that stopped early and has a state is continued by the same
+    command (`continued`), refused to another configuration. A finished or --fresh one is moved aside, to NAME.1,
+    NAME.2, ..., and says so. A directory that holds something else is refused.
     """
 
     def __init__(self, path, config, processes, tokenizer_files):
         self.path, self.processes, self.tokenizer_files = Path(path), processes, tokenizer_files
         dist.barrier()  # --model may be this directory: every process has read it before it is moved aside
-        problem = self._open(config) if processes.main else None
+        problem = self._open(asdict(config)) if processes.main else None
         problem = processes.gather(problem)[0]
         if problem:
             raise ValueError(problem)
+        self.continued = processes.gather(processes.main and self._latest())[0]  # a folder of state/, or False
 
     def _open(self, config):
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            if not (self.path / "run.json").exists():
+            made_by = self.path / "run.json"
+            if not made_by.exists():
                 return f"--out {self.path}: exists and is not an earlier run; give a new directory"
-            number = 1
-            while Path(f"{self.path}.{number}").exists():
-                number += 1
-            self.path.rename(f"{self.path}.{number}")
-            print(f"the earlier run in {self.path} is now {self.path}.{number}", flush=True)
+            finished = any(self.path.glob("model*.safetensors"))
+            if finished or config.get("fresh", True) or not self._latest():
+                number = 1
+                while Path(f"{self.path}.{number}").exists():
+                    number += 1
+                self.path.rename(f"{self.path}.{number}")
+                print(f"the earlier run in {self.path} is now {self.path}.{number}", flush=True)
+            else:
+                old = json.loads(made_by.read_text(encoding="utf-8"))
+                differ = [f"{k}: {old.get(k)} there, {config.get(k)} here" for k in sorted({*old, *config} - FREE)
+                          if old.get(k) != config.get(k)]
+                if differ:
+                    return (f"--out {self.path}: holds an unfinished run of another configuration ({'; '.join(differ)}); "
+                            "give its flags to go on, --fresh to move it aside, or another --out")
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "run.json", asdict(config))
+        write_json(self.path / "run.json", config)
+
+    def _latest(self):
+        """The newest whole state of this directory, or False; a damaged one is named and passed over."""
+        for folder in sorted(self.path.glob("state/step-*[0-9]"), reverse=True):
+            if _is_whole(folder):
+                return str(folder)
+            print(f"{folder} is damaged; going back to the state before it", flush=True)
+        return False
+
+    def save_state(self, model, optimizer, step, values):
+        """Save what continuing after `step` needs; a collective. values: JSON. The two newest states stay."""
+        folder = self.path / "state" / f"step-{step:08d}"
+        temporary = folder.with_suffix(".tmp")
+        if self.processes.main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        dist.barrier()
+        model_state, optimizer_state = get_state_dict(model, optimizer)
+        dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=temporary)
+        if self.processes.main:
+            write_json(temporary / "values.json", {"step": step, **values})
+            write_json(temporary / "sums.json", {f.name: _checksum(f) for f in sorted(temporary.iterdir())})
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+            for old in sorted(self.path.glob("state/step-*[0-9]"))[:-KEPT_STATES]:
+                shutil.rmtree(old)
+        dist.barrier()
+
+    def load_state(self, model, optimizer):
+        """Restore a continued run's model and optimizer, and cut its logs back to that step. -> the saved values"""
+        folder = Path(self.continued)
+        model_state, optimizer_state = get_state_dict(model, optimizer)
+        state = {"model": model_state, "optimizer": optimizer_state}
+        dcp.load(state, checkpoint_id=folder)
+        set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        values = json.loads((folder / "values.json").read_text(encoding="utf-8"))
+        for log in self.path.glob("*.jsonl") if self.processes.main else ():
+            lines = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+            kept = [line for line in lines if json.loads(line)["step"] <= values["step"]]
+            log.with_suffix(".tmp").write_text("".join(kept), encoding="utf-8")
+            os.replace(log.with_suffix(".tmp"), log)
+        self.processes.say(f"continuing {self.path} after step {values['step']}")
+        return values
 
     def append(self, name, rows):
         """Add rows to NAME.jsonl."""
@@ -213,7 +276,30 @@ class RunDirectory:
             for name, content in self.tokenizer_files.items():
                 (self.path / name).write_bytes(content)
             save_model(self.path, model.config, weights, tokenizer.eos_ids, tokenizer.pad_id)
+            shutil.rmtree(self.path / "state", ignore_errors=True)  # the run is finished
         dist.barrier()
+
+
+def _checksum(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_whole(folder):
+    """Whether every file of a saved state is there and unchanged since it was written."""
+    try:
+        sums = json.loads((folder / "sums.json").read_text(encoding="utf-8"))
+        return all(_checksum(folder / name) == value for name, value in sums.items())
+    except (OSError, ValueError):
+        return False
+
+
+def catch_signals():
+    """From now on SIGTERM and SIGINT only set what the returned function tells: whether one has come."""
+    caught = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: caught.append(number))
+    return lambda: bool(caught)
 
 
 def fail(error):

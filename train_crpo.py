@@ -62,6 +62,8 @@ class Config:
     floor: float = option(0.1, "decoupled: least divisor, as a share of an objective's range")
     noise: float = option(0.01, "an objective that differs less within a group, as a share of its range, is a tie there")
     seed: int = option(0, "fixes data order and every rollout")
+    save_every: int = option(20, "steps between two saved states, from which the same command goes on; 0: none")
+    fresh: bool = option(False, "start anew where --out holds an unfinished run, which is moved aside")
 
     steps: int = option(80, "training steps; 0: as many as --epochs asks for")
     epochs: float = option(1.0, "passes over the data, where --steps is 0")
@@ -271,16 +273,22 @@ def main(config):
     names = list(rewards.OBJECTIVES)
     weight = torch.tensor([weights.get(name, 0.0) for name in names], dtype=torch.float64)  # [M]
     scale = torch.tensor(list(rewards.OBJECTIVES.values()), dtype=torch.float64)  # [M]
-    beta = config.beta
+    first, beta, before = 0, config.beta, None
+    if directory.continued:
+        values = directory.load_state(policy, optimizer)
+        first, beta = values["step"], values["beta"]
+        schedule.load_state_dict(values["schedule"])
+    stopping = run.catch_signals()
 
     def held_out_result():
         run.copy_weights(policy, actor)
         return evaluate(actor, tokenizer, held_out, config.objective, processes, config.max_new_tokens,
                         config.temperature, seed=config.seed, max_rows=config.max_rows)
 
-    before = held_out_result() if held_out else None
-    report(processes, "before", before)
-    bar = tqdm(range(steps), disable=not processes.main, dynamic_ncols=True)
+    if held_out and not first:
+        before = held_out_result()
+        report(processes, "before", before)
+    bar = tqdm(range(first, steps), initial=first, total=steps, disable=not processes.main, dynamic_ncols=True)
     for step in bar:
         clock = [time.perf_counter()]
 
@@ -338,11 +346,18 @@ def main(config):
         directory.append("samples", sample_rows(step + 1, questions, texts, rollouts, scores, total, advantage))
         shown = ("reward", "accuracy", "clinical", "consistency", "kl", "entropy", "length")
         bar.set_postfix_str(" ".join(f"{k} {row[k]:.3g}" for k in shown if row[k] is not None))
+        stopped = processes.sum([stopping()])[0] > 0  # a signal may reach one process only
+        if stopped or config.save_every and (step + 1) % config.save_every == 0 and step + 1 < steps:
+            directory.save_state(policy, optimizer, step + 1, {"beta": beta, "schedule": schedule.state_dict()})
+        if stopped:
+            processes.say(f"\nstopped after step {step + 1}, on a signal; the same command goes on from there")
+            run.stop()
+            raise SystemExit(1)
 
     directory.save(policy, tokenizer)
     after = held_out_result() if held_out else None
     report(processes, "after", after)
-    if held_out:
+    if before:
         show_example(processes, before, after)
     processes.say(f"\nwritten: {config.out}/metrics.jsonl, samples.jsonl\nnext: python eval.py {config.out}")
     run.stop()
@@ -357,6 +372,8 @@ def objective_weights(config):
             raise ValueError(f"--weights {item}: write NAME=VALUE with one of {', '.join(rewards.OBJECTIVES)} and a "
                              "number that is not negative")
         weights[name] = float(value)
+    if not any(weights.values()):
+        raise ValueError("--weights: at least one must be above 0")
     return weights
 
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,10 +89,86 @@ def test_two_processes_give_the_same_losses(one_process, tmp_path):
 
 def test_eight_processes_run_on_two_cores(tmp_path):
     command("train_crpo.py", "--out", tmp_path / "eight", "--steps", 1, "--group", 2, "--eval-questions", 8,
-            "--max-new-tokens", 16, "--objective", "grpo", "--beta", 0, processes=8)
+            "--max-new-tokens", 16, "--objective", "grpo", "--beta", 0, "--target-kl", 0, processes=8)
     [row] = metrics_of(tmp_path / "eight")
     assert row["kl"] is None and row["length"] <= 16
     load_model(tmp_path / "eight")
+
+
+def unseconded(rows):
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+
+
+def stopped_run(out, *flags, steps=4, after=2, processes=0):
+    """Start a run, stop it with SIGTERM once it has logged `after` steps -> its output."""
+    start = [sys.executable, *(["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+                               if processes else [])]
+    run = subprocess.Popen([*start, *map(str, ["train_crpo.py", "--out", out, "--steps", steps, *flags])], cwd=ROOT,
+                           env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT)
+    while run.poll() is None and not ((out / "metrics.jsonl").exists() and len(metrics_of(out)) >= after):
+        time.sleep(0.02)
+    run.send_signal(signal.SIGTERM)
+    printed = run.communicate()[0]
+    assert run.returncode != 0, printed
+    return printed
+
+
+RESUMED = ["--group", 3, "--eval-questions", 0, "--max-new-tokens", 32, "--warmup", 3]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    out = tmp_path_factory.mktemp("unbroken") / "ckpt"
+    command("train_crpo.py", "--out", out, "--steps", 8, *RESUMED)
+    return out
+
+
+def test_a_stopped_run_goes_on_to_the_bit(unbroken, tmp_path):
+    out = tmp_path / "ckpt"
+    assert "the same command goes on" in stopped_run(out, *RESUMED, steps=8)
+    done = len(metrics_of(out))
+    assert 2 <= done < 8 and not (out / "model.safetensors").exists()
+    with open(out / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"step": done + 1, "reward": 99}) + "\n" + '{"step": 7, "rew')  # logged, never saved
+    printed = command("train_crpo.py", "--out", out, "--steps", 8, *RESUMED, "--lr", "1e-5", ok=False)
+    assert "lr: 0.0004 there, 1e-05 here" in printed and "Traceback" not in printed
+    printed = command("train_crpo.py", "--out", out, "--steps", 8, *RESUMED, "--micro-batch", 32)
+    assert f"continuing {out} after step {done}" in printed and not (out / "state").exists()
+    assert unseconded(metrics_of(out)) == unseconded(metrics_of(unbroken))
+    assert rows_of(out / "samples.jsonl") == rows_of(unbroken / "samples.jsonl")
+    assert (out / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
+
+
+def test_a_run_goes_on_with_another_number_of_processes_and_past_a_damaged_state(unbroken, tmp_path):
+    out = tmp_path / "ckpt"
+    stopped_run(out, *RESUMED, "--save-every", 1, steps=8, after=3)
+    older, newest = sorted((out / "state").iterdir())
+    shard = next(newest.glob("*.distcp"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    printed = command("train_crpo.py", "--out", out, "--steps", 8, "--save-every", 1, *RESUMED, processes=2)
+    assert f"{newest} is damaged" in printed and f"after step {int(older.name[5:])}" in printed
+    for a, b in zip(metrics_of(out), metrics_of(unbroken), strict=True):
+        for name in ("loss", "reward", "kl", "length"):
+            assert a[name] == pytest.approx(b[name], abs=1e-4), name
+
+
+def test_fresh_moves_an_unfinished_run_aside(tmp_path):
+    out = tmp_path / "ckpt"
+    stopped_run(out, *RESUMED, steps=8)
+    printed = command("train_crpo.py", "--out", out, "--steps", 1, *RESUMED, "--fresh")
+    assert f"is now {out}.1" in printed and len(metrics_of(out)) == 1
+
+
+def test_beyond_the_kl_limit_rewards_are_refused_and_beta_rises(tmp_path):
+    printed = command("train_crpo.py", "--out", tmp_path / "guard", "--steps", 3, "--group", 4, "--eval-questions", 0,
+                      "--max-new-tokens", 32, "--target-kl", "1e-6", processes=2)
+    first, *later = metrics_of(tmp_path / "guard")
+    assert not first["refused"] and all(r["refused"] for r in later) and "rewards are refused" in printed
+    assert first["beta"] > later[0]["beta"] < later[1]["beta"]
+    assert all(s["advantage"] == 0 for s in rows_of(tmp_path / "guard" / "samples.jsonl") if s["step"] > 1)
 
 
 def test_an_error_is_one_line_and_a_non_zero_exit(tmp_path):

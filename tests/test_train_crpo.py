@@ -99,6 +99,8 @@ def test_weights_are_read_and_refused():
     for bad in ("accurcy=1", "accuracy", "accuracy=-1", "accuracy=nan"):
         with pytest.raises(ValueError, match="--weights " + bad):
             objective_weights(Config(weights=[bad]))
+    with pytest.raises(ValueError, match="above 0"):
+        objective_weights(Config(objective="grpo", weights=["accuracy=0", "thinking=0.0"]))
 
 
 def test_an_update_without_rows_does_nothing(processes):
