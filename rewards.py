@@ -172,7 +172,9 @@ INFERENCE = word_set("""suggest suggested suggesting suggestive support supporte
     indicating indicative point pointing consistent because due explain explained explaining argue arguing against
     likely unlikely therefore thus hence since favor favour favoring favouring fit match confirm confirmed confirming
     imply implying characteristic diagnostic exclude excluded rule ruled""")
-ATTRIBUTION = word_set("consistent support suggest indicate favor favour argue confirm fit match imply")
+ATTRIBUTION = word_set("""consistent support suggest indicate favor favour argue confirm fit match imply suggesting
+    supporting indicating favoring favouring confirming implying""")
+EVIDENCED = word_set("supported suggested indicated favored favoured confirmed")  # "by" what follows
 NOT_BEFORE = word_set("""no without lack lacking lacked deny denies denied denying absence absent negative neither nor
     never""")
 NOT_AFTER = word_set("absent missing lacking negative")
@@ -245,6 +247,7 @@ class Case:
     """What the verifiers know of a question; index: word -> the findings (by place) that hold it."""
     findings: tuple
     index: dict
+    line: str  # the stem as " token token "
     words: frozenset  # of the stem
     numbers: frozenset  # of stem and options
     values: dict  # the name of a measured thing -> the values the stem gives it
@@ -301,7 +304,8 @@ def read_case(stem, options):
     numbers = frozenset(t for part in (tokens, *texts.values()) for t in part if is_number(t))
     letters = Counter(script(c) for c in stem[:READ] + "".join(text[:READ] for _, text in options) if c.isalpha())
     scripts = {name for name, n in letters.items() if 10 * n >= letters.total()}
-    return Case(tuple(findings), index, frozenset(tokens), numbers, values, lines, tuple(names),
+    line = f" {' '.join(tokens)} "
+    return Case(tuple(findings), index, line, frozenset(tokens), numbers, values, lines, tuple(names),
                 frozenset(w for t in texts.values() for w in t) - STOP, frozenset(scripts | {"LATIN"}))
 
 
@@ -419,12 +423,13 @@ def cross_references(response, question, dx, conclusion):
     """Whether the conclusion repeats two distinct phrases of the question that dx discusses, and is no copy of dx.
 
     Phrases are case findings, with their exact values, and the name of the chosen option; the other options' names do
-    not count, so that listing them earns nothing.
+    not count, so that listing them earns nothing. A sentence of the stem, word for word, discusses nothing.
     """
     case, chosen = case_of(question), extract_answer(response, question.options)
     dx, conclusion = sentences(dx), sentences(conclusion)
+    said = [s for s in dx if len(s) < COPIED_RUN or f" {' '.join(s)} " not in case.line]
     repeated = phrases_of(conclusion, case, chosen)
-    if len(repeated) < 2 or len(repeated & phrases_of(dx, case, chosen)) < 2:
+    if len(repeated) < 2 or len(repeated & phrases_of(said, case, chosen)) < 2:
         return False
     return not is_copy(conclusion, dx, case)
 
@@ -526,8 +531,8 @@ def citations(response, question):
     """CECD: the findings of the stem, values included, that the response ties to an inference, in order of citation.
 
     Such a sentence holds a word of inference, the finding with its polarity (a finding said to be absent is not cited,
-    one that the stem denies is cited only by denying it) and something inferred: a word besides findings and cues.
-    Each finding counts once, and a sentence cites CITED_PER_SENTENCE at most.
+    one that the stem denies is cited only by denying it) where claims() looks for false ones too, and something
+    inferred: a word besides findings and cues. Each finding counts once, a sentence cites CITED_PER_SENTENCE at most.
     """
     case, cited = case_of(question), {}
     for sentence in sentences(response):
@@ -535,23 +540,25 @@ def citations(response, question):
             continue
         found = mentions(sentence, case)
         used = {p for positions, _ in found.values() for p in positions}
+        claimed = {p for claim in claims(sentence) for p in range(len(sentence))[claim]}
         if {w for p, w in enumerate(sentence) if p not in used} - EMPTY:
-            right = [f for f, (_, denied) in found.items() if denied == case.findings[f].negated]
+            right = [f for f, (places, denied) in found.items()
+                     if denied == case.findings[f].negated and claimed.issuperset(places)]
             for f in sorted(right, key=lambda f: found[f][0])[:CITED_PER_SENTENCE]:
                 cited[case.findings[f].text] = None
     return list(cited)
 
 
-def named_option(sentence, case):
-    """The option that a sentence names first, by its text or as "B)" or "option B"; or None. Of two that begin at the
-    same place the longer text, so that "myocardial infarction" is not "infarction"."""
+def named_options(sentence, case):
+    """The options that a sentence names, by text or as "B)" or "option B", in order. Of two that begin at one place the
+    longer text comes first, so that "myocardial infarction" is not "infarction"."""
     line = f" {' '.join(sentence)} "
-    named = [(line.index(name), -len(name), letter) for name, letter in case.names if name in line]
-    return min(named)[2] if named else None
+    named = sorted((line.index(name), -len(name), letter) for name, letter in case.names if name in line)
+    return list(dict.fromkeys(letter for _, _, letter in named))
 
 
 def rejection_reason(sentence, letter, case):
-    """The words of a valid reason against an option, or None.
+    """What a valid reason against an option rests on, findings of the case or else the words for what lacks; or None.
 
     A reason needs a word of reason and either a finding of the case or one that is lacking; a finding of the case that
     is called absent, or the reverse, makes it invalid. Words true of any case ("does not fit the picture") are none.
@@ -569,31 +576,38 @@ def rejection_reason(sentence, letter, case):
     rest = {w for p, w in enumerate(words) if p not in used} - EMPTY
     lacking = not LACKING.isdisjoint(words) or any(
         w == "not" and not NOT_SEEN.isdisjoint(words[p + 1:p + 2]) for p, w in enumerate(words))
-    return frozenset(words) - EMPTY if found or lacking and rest else None
+    return frozenset(case.findings[f].text for f in found) or (frozenset(rest) if lacking and rest else None)
 
 
-def rejections(response, question):
-    """DRC: {letter: words of the reason} of the wrong options that the response rejects with a valid reason.
+def refusals(response, question):
+    """{letter: what the reason rests on} of every option that the response rejects with a valid reason.
 
     A sentence rejects the option it names first, if it holds a word of rejection; the reason stands in it or else in
-    the next or previous sentence, if that names no option. Neither the key nor the response's own choice can be
-    rejected, and the same reason counts for one option only.
+    the next or previous sentence, if that names no option. Each reason must rest on something that no earlier one did.
+    The key and the response's own choice are rejected only where no other option is named.
     """
-    case, chosen = case_of(question), extract_answer(response, question.options)
-    rejected, said = {}, sentences(response)
+    case, rejected, told, said = case_of(question), {}, set(), sentences(response)
+    own = {question.answer, extract_answer(response, question.options)}
     for place, sentence in enumerate(said):
         if REJECT.isdisjoint(sentence):
             continue
-        letter = named_option(sentence, case)
-        if letter in (None, question.answer, chosen) or letter in rejected:
+        letter, *others = named_options(sentence, case) or [None]
+        if letter is None or letter in rejected or others and letter in own:
             continue
         reason = rejection_reason(sentence, letter, case)
         for near in said[place + 1:place + 2] + said[max(0, place - 1):place]:
-            if not reason and not REASON.isdisjoint(near) and named_option(near, case) is None:
+            if not reason and not REASON.isdisjoint(near) and not named_options(near, case):
                 reason = rejection_reason(near, letter, case)
-        if reason and reason not in rejected.values():
+        if reason and not reason <= told:
             rejected[letter] = reason
+            told |= reason
     return rejected
+
+
+def rejections(response, question):
+    """DRC: refusals() of the wrong options; neither the key nor the response's own choice can be rejected."""
+    kept = (question.answer, extract_answer(response, question.options))
+    return {letter: reason for letter, reason in refusals(response, question).items() if letter not in kept}
 
 
 def wrong_values(sentence, case):
@@ -610,44 +624,47 @@ def wrong_values(sentence, case):
 
 
 def claims(sentence):
-    """The stretches of a sentence that attribute something to the patient: what stands before a word of attribution
-    ("X supports"), before "is present", and after "the patient has", "given" or "presence of"."""
-    start = 0
-    for place, token in enumerate(sentence):
+    """The stretches of a sentence, as slices, that attribute something to the patient: what stands before a word of
+    attribution ("X supports", "X, which points to") or "is present", and after "the patient has", "presence of", "given",
+    "explains", "because of", "supported by"; none if it speaks in general. What is true in them is paid (citations),
+    what is false charged (unsupported): a phrase that only pays would let a policy name every finding it knows."""
+    start, reason = 0, 0
+    for place, token in enumerate(sentence if GENERAL.isdisjoint(sentence) else ()):
         after = sentence[place + 1:place + 2]
-        if token in BOUNDARY:
+        attributes = [t in ATTRIBUTION or t in ("point", "pointing") for t in (token, *after)]
+        if token in BOUNDARY and not (token in ("which", "that") and attributes[-1]):
             start = place + 1
-        elif (token in ATTRIBUTION or token == "point" and after == ["to"]
+            reason = start if token in ("because", "since", "as") else reason
+        elif (token in ATTRIBUTION or attributes[0] and after == ["to"]
               or token == "present" and sentence[place - 1] in COPULA):
             end = next((i for i in range(place, start, -1) if sentence[i - 1] not in AUXILIARY), start)
-            yield sentence[start:end]
+            yield slice(start, end)
             start = place + 1
-        if token in ("given", "presence") or token in HAS and not PATIENT.isdisjoint(sentence[max(0, place - 2):place]):
-            end = next((i for i in range(place + 1, len(sentence)) if sentence[i] in CLAIM_STOPS), None)
-            if HEDGED.isdisjoint(sentence[:place]) and after:
-                yield sentence[place + 1:end]
+        has = token == "presence" or token in HAS and not PATIENT.isdisjoint(sentence[max(0, place - 2):place])
+        evidenced = after == ["by"] and token in EVIDENCED or after == ["of"] and token == "because"
+        if token in ("given", "explain") or evidenced or has and HEDGED.isdisjoint(sentence[reason:place]):
+            stops = (i for i in range(place + 1, len(sentence)) if sentence[i] in CLAIM_STOPS)
+            yield slice(place + 1, next(stops, None))
 
 
 def unsupported(response, question):
     """Hallucination: the values and findings that the response attributes to the patient and the stem does not have.
 
     A phrase counts if it is the subject of an inference or what the patient is said to have, and a word of it stands
-    neither in stem nor options (of a phrase over three words, two fifths of them). What is said to be absent or typical
-    in general is no attribution.
+    neither in stem nor options (of a phrase over three words, two fifths of them); four such words count once more, so
+    that no list goes as one claim. What is said to be absent or typical in general is no attribution.
     """
     case, wrong = case_of(question), {}
     for sentence in sentences(response):
-        if not GENERAL.isdisjoint(sentence):
-            continue
-        values = wrong_values(sentence, case)
+        values = wrong_values(sentence, case) if GENERAL.isdisjoint(sentence) else []
         for claim in claims(sentence):
-            for phrase in split_phrases(claim):
+            for phrase in split_phrases(sentence[claim]):
                 words = [w for w in phrase if w not in EMPTY and w not in UNITS and not is_number(w)]
                 if not words or not CLAIM_ENDS.isdisjoint(phrase) or set(words) <= case.option_words:
                     continue
                 missing = [w for w in words if w not in case.words and w not in case.option_words]
                 if missing and (len(words) <= 3 or 5 * len(missing) >= 2 * len(words)):
-                    wrong[" ".join(t for t in phrase if t not in STOP)] = None
+                    wrong.update((" ".join(missing[i:i + 4]), None) for i in range(0, len(missing), 4))
                     values = [v for v in values if v not in phrase]
         wrong.update(dict.fromkeys(values))
     return list(wrong)
@@ -675,13 +692,15 @@ def grounding(response, question):
 
 
 def coverage(response, question):
-    """Wrong options rejected with a valid reason / all wrong options, in [0, 1].
+    """Wrong options rejected with a valid reason, less the key or own answer so rejected / all wrong ones, in [0, 1].
 
-    How a policy games it: one stock reason for all (a reason counts for one option), a reason true of any case (it needs
-    a finding of the case, or one named as lacking), an absence that is not so (no reason). Not guarded: that the lacking
-    finding would be expected of the option is medicine, which the rules cannot know; so count by clinic.audit as well.
+    How a policy games it: one stock reason for all (a reason must be new), one true of any case (it needs a finding of
+    the case, or one named as lacking), an absence that is not so (no reason), rejecting every option (the key costs).
+    Not guarded: that the lacking finding would be expected of the option, or that one of the case does not fit it, is
+    medicine, which the rules cannot know; so count by clinic.audit as well.
     """
-    return len(rejections(response, question)) / max(len(question.options) - 1, 1)
+    right, refused = len(rejections(response, question)), len(refusals(response, question))
+    return max(0, 2 * right - refused) / max(len(question.options) - 1, 1)
 
 
 BEHAVIOURS = {
