@@ -118,6 +118,8 @@ def _exam(row, name):
     """MedQA and MedXpertQA: question, options, and the key's letter in field `name`."""
     options = _options(row)
     key = _key(row, name, options)
+    if "label" in row and _key(row, "label", options) != key:
+        raise DataError(f"field label: {reprlib.repr(row['label'])} and answer_idx differ; correct one of the two")
     answer = row.get("answer")
     if answer is not None and (not isinstance(answer, str) or answer.strip() not in (options[key], key)):
         raise DataError(f"field answer: {reprlib.repr(answer)} is not the text of option {key}; correct one of the two")
@@ -183,10 +185,22 @@ def _response(row):
     return _text(row, "response"), objective
 
 
+def _unique(pairs):
+    """The object of such pairs; JSON itself would silently keep the last of two."""
+    found = {}
+    for name, value in pairs:
+        if name in found:
+            raise DataError(f"field {reprlib.repr(name)} stands twice in one object; remove one")
+        found[name] = value
+    return found
+
+
 def _decode(line):
     """The JSON value of one line of bytes."""
     try:
-        return json.loads(line.decode("utf-8"))
+        return json.loads(line.decode("utf-8"), object_pairs_hook=_unique)
+    except DataError:
+        raise
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 at byte {error.start + 1} of the line; convert the file") from None
     except (ValueError, RecursionError) as error:

@@ -174,6 +174,7 @@ INFERENCE = word_set("""suggest suggested suggesting suggestive support supporte
     imply implying characteristic diagnostic exclude excluded rule ruled""")
 ATTRIBUTION = word_set("""consistent support suggest indicate favor favour argue confirm fit match imply suggesting
     supporting indicating favoring favouring confirming implying""")
+POINTS = ATTRIBUTION | {"point", "pointing"}
 EVIDENCED = word_set("supported suggested indicated favored favoured confirmed")  # "by" what follows
 NOT_BEFORE = word_set("""no without lack lacking lacked deny denies denied denying absence absent negative neither nor
     never""")
@@ -352,8 +353,8 @@ def mentions(sentence, case):
                     window.setdefault(sentence[position], position)
             if want.met_by(window.keys()):
                 windows.append(sorted(window.values()))
-        if windows:  # the closest: "shoulder tip pain" must not take the pain of the "epigastric pain" before it
-            positions = min(windows, key=lambda w: w[-1] - w[0])
+        if windows:  # the fullest, then the closest: "shoulder tip pain" must not take the pain of "epigastric pain"
+            positions = min(windows, key=lambda w: (-len(w), w[-1] - w[0]))
             used.update(positions)
             found[finding] = (positions, denied_at(sentence, positions[0], positions[-1]))
     return found
@@ -532,16 +533,15 @@ def citations(response, question):
 
     Such a sentence holds a word of inference, the finding with its polarity (a finding said to be absent is not cited,
     one that the stem denies is cited only by denying it) where claims() looks for false ones too, and something
-    inferred: a word besides findings and cues. Each finding counts once, a sentence cites CITED_PER_SENTENCE at most.
+    inferred: a word that is no cue and not the case's. Each finding counts once, and CITED_PER_SENTENCE in a sentence.
     """
     case, cited = case_of(question), {}
     for sentence in sentences(response):
         if INFERENCE.isdisjoint(sentence):
             continue
         found = mentions(sentence, case)
-        used = {p for positions, _ in found.values() for p in positions}
         claimed = {p for claim in claims(sentence) for p in range(len(sentence))[claim]}
-        if {w for p, w in enumerate(sentence) if p not in used} - EMPTY:
+        if set(sentence) - EMPTY - UNITS - (case.words - case.option_words):
             right = [f for f, (places, denied) in found.items()
                      if denied == case.findings[f].negated and claimed.issuperset(places)]
             for f in sorted(right, key=lambda f: found[f][0])[:CITED_PER_SENTENCE]:
@@ -625,17 +625,16 @@ def wrong_values(sentence, case):
 
 def claims(sentence):
     """The stretches of a sentence, as slices, that attribute something to the patient: what stands before a word of
-    attribution ("X supports", "X, which points to") or "is present", and after "the patient has", "presence of", "given",
-    "explains", "because of", "supported by"; none if it speaks in general. What is true in them is paid (citations),
-    what is false charged (unsupported): a phrase that only pays would let a policy name every finding it knows."""
+    attribution ("X supports", "X, which points to") or "is present", and after "the patient has", "presence of",
+    "given", "explains", "because of", "supported by"; none if it speaks in general. What is true in them is paid
+    (citations), what is false charged (unsupported): else it would pay to name every finding one knows."""
     start, reason = 0, 0
     for place, token in enumerate(sentence if GENERAL.isdisjoint(sentence) else ()):
         after = sentence[place + 1:place + 2]
-        attributes = [t in ATTRIBUTION or t in ("point", "pointing") for t in (token, *after)]
-        if token in BOUNDARY and not (token in ("which", "that") and attributes[-1]):
+        if token in BOUNDARY and not (token in ("which", "that") and not POINTS.isdisjoint(after)):
             start = place + 1
             reason = start if token in ("because", "since", "as") else reason
-        elif (token in ATTRIBUTION or attributes[0] and after == ["to"]
+        elif (token in ATTRIBUTION or token in POINTS and after == ["to"]
               or token == "present" and sentence[place - 1] in COPULA):
             end = next((i for i in range(place, start, -1) if sentence[i - 1] not in AUXILIARY), start)
             yield slice(start, end)
@@ -695,12 +694,14 @@ def coverage(response, question):
     """Wrong options rejected with a valid reason, less the key or own answer so rejected / all wrong ones, in [0, 1].
 
     How a policy games it: one stock reason for all (a reason must be new), one true of any case (it needs a finding of
-    the case, or one named as lacking), an absence that is not so (no reason), rejecting every option (the key costs).
+    the case, or one named as lacking), an absence that is not so (no reason), rejecting every option (the key costs,
+    and none left is nothing).
     Not guarded: that the lacking finding would be expected of the option, or that one of the case does not fit it, is
     medicine, which the rules cannot know; so count by clinic.audit as well.
     """
-    right, refused = len(rejections(response, question)), len(refusals(response, question))
-    return max(0, 2 * right - refused) / max(len(question.options) - 1, 1)
+    refused, kept = refusals(response, question), {question.answer, extract_answer(response, question.options)}
+    net = len(refused) - 2 * len(kept & set(refused))
+    return (len(refused) < len(question.options)) * max(0, net) / max(len(question.options) - 1, 1)
 
 
 BEHAVIOURS = {

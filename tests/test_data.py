@@ -83,6 +83,11 @@ def test_the_explanation_never_leaves_the_loader(tmp_path):
     ({**OWN, "id": [1]}, "field id"),
     ({**OWN, "source": 3}, "field source"),
     (OWN, "field id: 'q1' stands in line 1"),
+    ('{"id": "x", "stem": "Who?", "options": {"A": "a", "B": "b"}, "answer": "A", "answer": "B"}', "'answer' stands twice"),
+    ('{"id": "x", "stem": "Who?", "options": {"A": "a", "B": "b", "B": "c"}, "answer": "A"}', "'B' stands twice"),
+    ({**MEDXPERT, "answer_idx": "A"}, "field label"),
+    ("\ufeff" + json.dumps(OWN), "not JSON"),
+    ("\0" + json.dumps(OWN), "not JSON"),
 ])
 def test_a_bad_row_is_an_error_with_file_line_and_field(row, words, tmp_path):
     path = write(tmp_path / "rows.jsonl", OWN, "", row)
