@@ -28,6 +28,8 @@ from torch.utils.checkpoint import checkpoint
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Logits that may exist at once while log-probabilities are computed: 2^26 float32 values are 256 MiB.
 LOGITS_AT_ONCE = 2**26
+# Of any size in a config: far above every published one, and the bytes of no tensor overflow 64 bits.
+LARGEST = 2**28
 
 
 class ModelError(ValueError):
@@ -306,7 +308,9 @@ def read_json(path):
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; give a Hugging Face model directory") from None
-    except ValueError as error:
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error}") from None
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise ModelError(f"{path}: expected a JSON object")
@@ -327,6 +331,9 @@ def load_config(directory):
         refuse("hidden_act", "is not supported; only silu")
     if raw.get("use_sliding_window"):
         refuse("use_sliding_window", "is not supported; every layer attends to the whole context")
+    for key, kind in (("layer_types", list), ("rope_scaling", dict), ("rope_parameters", dict)):
+        if raw.get(key) and not isinstance(raw[key], kind):
+            refuse(key, f"must be a JSON {'array' if kind is list else 'object'}")
     if "sliding_attention" in (raw.get("layer_types") or []):
         refuse("layer_types", "holds sliding_attention, which is not supported")
     if raw.get("attention_bias", raw["model_type"] == "qwen2") != (raw["model_type"] == "qwen2"):
@@ -343,15 +350,23 @@ def load_config(directory):
         raise ModelError(f"{path}: lacks {', '.join(sorted(missing))}")
     for field in fields(ModelConfig):
         value = values.get(field.name, field.default)
-        if field.type is int and (type(value) is not int or value < 1):
-            refuse(field.name, "must be a positive integer")
+        if field.type is int and (type(value) is not int or not 1 <= value <= LARGEST):
+            refuse(field.name, f"must be a positive integer up to {LARGEST}")
+        if field.type is bool and type(value) is not bool:
+            refuse(field.name, "must be true or false")
     values.setdefault("num_key_value_heads", values["num_attention_heads"])
     head = 128 if raw["model_type"] == "qwen3" else values["hidden_size"] // values["num_attention_heads"]
     values.setdefault("head_dim", head)
     values.setdefault("tie_word_embeddings", False)
     values["rope_theta"] = rope.get("rope_theta", raw.get("rope_theta", 1e4))
     values["torch_dtype"] = raw.get("dtype") or raw.get("torch_dtype") or "float32"
-    if values["torch_dtype"] not in DTYPES:
+    for key in ("rms_norm_eps", "rope_theta"):
+        value = values.get(key, ModelConfig.rms_norm_eps)
+        if type(value) not in (int, float) or not 0 < value < float("inf"):
+            raise ModelError(f"{path}: {key} = {value!r} must be a positive number")
+    if values["head_dim"] % 2 or not values["head_dim"]:
+        raise ModelError(f"{path}: head_dim = {values['head_dim']} must be even and positive, for rotary positions")
+    if values["torch_dtype"] not in list(DTYPES):
         refuse("dtype" if raw.get("dtype") else "torch_dtype", f"is not one of {', '.join(DTYPES)}")
     if values["num_attention_heads"] % values["num_key_value_heads"]:
         refuse("num_key_value_heads", f"does not divide num_attention_heads = {values['num_attention_heads']}")
@@ -396,10 +411,13 @@ def load_model(directory):
     when it equals the embedding.
     """
     config = load_config(directory)
+    files = _weight_files(directory)
+    if config.num_hidden_layers > len(files):
+        raise ModelError(f"{directory}: num_hidden_layers = {config.num_hidden_layers} in config.json, but the weights "
+                         f"are only {len(files)} tensors")
     with torch.device("meta"):
         model = Decoder(config)
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    files = _weight_files(directory)
     found = {}
     for path in sorted(set(files.values())):
         with _open(path) as file:
