@@ -541,7 +541,7 @@ def citations(response, question):
             continue
         found = mentions(sentence, case)
         claimed = {p for claim in claims(sentence) for p in range(len(sentence))[claim]}
-        if set(sentence) - EMPTY - UNITS - (case.words - case.option_words):
+        if set(sentence) - EMPTY - UNITS - JOINTS - (case.words - case.option_words):
             right = [f for f, (places, denied) in found.items()
                      if denied == case.findings[f].negated and claimed.issuperset(places)]
             for f in sorted(right, key=lambda f: found[f][0])[:CITED_PER_SENTENCE]:

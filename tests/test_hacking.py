@@ -1,8 +1,8 @@
 r"""What a policy under optimisation might write instead of reasoning, by hand, and a search for more of it.
 
 Accuracy is left out of every comparison: it pays for the key, and these strategies do not know it. What is left is what
-a text can earn by its looks. Each row names the objective it aims at and the most it may earn there; and no row earns as
-much in all as an honest terse answer: three findings of the case, one option rejected, two findings repeated.
+a text can earn by its looks. Each row names the objective it aims at and the most it may earn there; and no row earns
+as much in all as an honest terse answer: three findings of the case, one option rejected, two findings repeated.
 """
 
 from types import SimpleNamespace

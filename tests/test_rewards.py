@@ -344,6 +344,12 @@ CITED = [
     (f"{CHEST.upper()} SUPPORTS ACUTE PERICARDITIS", [CHEST]),
     ("sharp chest\u200b pain supports acute pericarditis.", [CHEST]),
     (f"<think> {RUB} argues against aortic dissection </think>", [RUB]),
+    (f"Pericarditis is likely because of {RUB} and {CHEST}.", [CHEST, RUB]),
+    (f"Pericarditis is supported by {RUB}.", [RUB]),
+    (f"{RUB} was heard, suggesting pericarditis.", [RUB]),
+    (f"{RUB} would typically suggest pericarditis.", []),
+    (f"{RUB} is diagnostic of pericarditis.", []),
+    (f"A 63-year-old man with {RUB} suggests it.", []),
 ]
 
 
@@ -416,6 +422,10 @@ UNSUPPORTED = [
     ("System 1: System 2: step 3", 0),
     ("acute pericarditis explains it and suggests colchicine.", 0),
     ("The McBurney point tenderness is absent.", 0),
+    ("Pericarditis is likely because of hemoptysis and a rash.", 2),
+    ("Pericarditis is supported by hemoptysis.", 1),
+    ("The patient has a rash, which suggests pericarditis.", 1),
+    ("hemoptysis polyuria epistaxis tophi miosis support it.", 2),
 ]
 
 
@@ -493,6 +503,12 @@ def test_grounding(response, share):
     ("".join(f"{x}) is unlikely because hemoptysis is absent. " for x in "BCDE"), 1 / 4),  # one stock reason
     ("".join(f"{x}) is unlikely because sharp chest pain is absent. " for x in "BCDE"), 0),  # it is not absent
     ("A) is unlikely because hemoptysis is absent.", 0),  # the key
+    (S2 + " A) is unlikely because hemoptysis is absent.", 1 / 4),
+    (S2 + " A) is unlikely, D) too, because hemoptysis is absent.", 2 / 4),  # of two options named, no charge
+    (S2 + r" D) is unlikely because hemoptysis is absent. <conclusion>\boxed{D}</conclusion>", 1 / 4),
+    ("B) is unlikely because mild acne does not fit it. C) is unlikely because mild acne really does not fit.", 1 / 4),
+    ("".join(f"{x}) is wrong since no {y} is seen. " for x, y in zip("ABCDE", ("fever", "tophi", "rash", "gas", "pus"))),
+     0),  # none is left
     (S2 + " D) pulmonary embolism is unlikely because hemoptysis is absent. E) infarction is unlikely because left arm "
      "pain is absent.", 4 / 4),
 ])
