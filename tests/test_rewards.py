@@ -507,7 +507,7 @@ def test_grounding(response, share):
     (S2 + " A) is unlikely, D) too, because hemoptysis is absent.", 2 / 4),  # of two options named, no charge
     (S2 + r" D) is unlikely because hemoptysis is absent. <conclusion>\boxed{D}</conclusion>", 1 / 4),
     ("B) is unlikely because mild acne does not fit it. C) is unlikely because mild acne really does not fit.", 1 / 4),
-    ("".join(f"{x}) is wrong since no {y} is seen. " for x, y in zip("ABCDE", ("fever", "tophi", "rash", "gas", "pus"))),
+    ("".join(f"{x}) is wrong since no {y} is seen. " for x, y in zip("ABCDE", ("flu", "tophi", "gas", "pus", "rash"))),
      0),  # none is left
     (S2 + " D) pulmonary embolism is unlikely because hemoptysis is absent. E) infarction is unlikely because left arm "
      "pain is absent.", 4 / 4),
