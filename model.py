@@ -16,6 +16,7 @@ Dh head size, V vocabulary.
 import json
 import os
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -102,47 +103,154 @@ def rotate(x, cos, sin):
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-class Cache:
-    """Keys and values of every layer, [L, N, Hk, S, Dh]. `length` slots of S are written.
+def causal(q, k, v):
+    """Every token sees itself and those before it. q: [N, H, T, Dh]; k, v: [N, Hk, T, Dh] -> [N, H, T, Dh]"""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
 
-    Rows are right-padded: after a prefill of ragged prompts the slots len(prompt).. up to `length` of a row hold pads,
-    which the caller's attention mask hides; positions follow the row's own length, not the slot.
+
+class Cache:
+    """Keys and values of B prompts and of the N responses to them, which decode in step, one token a row.
+
+    A prompt's stand once for its whole group: prompt keys and values are [L, B, Hk, P, Dh], right-padded with
+    `lengths` [B] in use, those of the responses [L, N, Hk, S, Dh] with `length` of S slots written.
+    Use: prefill, fork, then decode and keep.
     """
 
-    def __init__(self, config, rows, slots, device, dtype):
-        shape = (config.num_hidden_layers, rows, config.num_key_value_heads, slots, config.head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.length = 0
+    def __init__(self, config, lengths, longest, device, dtype):
+        self.config, self.lengths, self.length = config, lengths, 0
+        self.prompt = self._empty(len(lengths), longest, device, dtype)
 
-    def write(self, layer, k, v):
-        """Write k, v [N, Hk, T, Dh] behind the `length` slots in use; return all [N, Hk, length + T, Dh] of the layer.
+    def _empty(self, rows, slots, device, dtype):
+        shape = (self.config.num_hidden_layers, rows, self.config.num_key_value_heads, slots, self.config.head_dim)
+        return [torch.zeros(shape, device=device, dtype=dtype) for _ in range(2)]
 
-        The caller advances `length` once all layers are written.
-        """
-        end = self.length + k.shape[2]
-        self.keys[layer, :, :, self.length:end] = k
-        self.values[layer, :, :, self.length:end] = v
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+    def prefill(self, layer, q, k, v):
+        """Attention of the prompts; their keys and values [B, Hk, P, Dh] are stored."""
+        self.prompt[0][layer], self.prompt[1][layer] = k, v
+        return causal(q, k, v)
 
-    def repeat(self, rows, slots):
-        """A cache of `slots` slots that holds the given rows ([n] indices, repeats allowed) of this one."""
-        new = object.__new__(Cache)
-        new.length = self.length
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            tensor = old.new_zeros(old.shape[0], len(rows), old.shape[2], slots, old.shape[4])
-            tensor[:, :, :, :self.length] = old[:, rows, :, :self.length]
-            setattr(new, name, tensor)
-        return new
+    def fork(self, owner, slots):
+        """Make room for `slots` tokens of each response. owner: [N] ascending, whose prompt it answers."""
+        self.response = self._empty(len(owner), slots, owner.device, self.prompt[0].dtype)
+        self._group(owner)
+
+    def _group(self, owner):
+        count = torch.bincount(owner, minlength=len(self.lengths))
+        alive = count > 0
+        if not alive.all():
+            self.prompt, self.lengths = [x[:, alive] for x in self.prompt], self.lengths[alive]
+            owner, count = (alive.cumsum(0) - 1)[owner], count[alive]
+        self.owner, self.group = owner, int(count.max())
+        first = count.cumsum(0) - count
+        self.place = owner * self.group + torch.arange(len(owner), device=owner.device) - first[owner]
+        slot = torch.arange(self.prompt[0].shape[3], device=owner.device)
+        hidden = torch.where(slot < self.lengths[:, None], 0.0, -torch.inf)  # [B, P]
+        self.hidden = hidden[:, None, None].to(self.prompt[0].dtype)
 
     def keep(self, rows):
-        """Retire every row but the given ones ([n] ascending indices), in place: a layer at a time is all it copies."""
-        for name in ("keys", "values"):
-            tensor = getattr(self, name)
+        """Retire every response but the given ones ([n] ascending indices); a layer at a time is all it copies."""
+        for i, tensor in enumerate(self.response):
             for layer in tensor:
                 layer[:len(rows), :, :self.length] = layer[rows, :, :self.length]
-            setattr(self, name, tensor[:, :len(rows)])
+            self.response[i] = tensor[:, :len(rows)]
+        self._group(self.owner[rows])
+
+    def decode(self, layer, q, k, v):
+        """Attention of one new token a response, which is stored. q: [N, H, 1, Dh]; k, v: [N, Hk, 1, Dh].
+
+        By hand and in two parts under one softmax: all rows of a group (and all heads that share a key head) ask the
+        prompt's keys in one product, so that those are read once a group; then each row asks its own. The caller
+        advances `length` once all layers are written.
+        """
+        (n, heads, _, d), kv_heads = q.shape, k.shape[1]
+        b, g, r, end = len(self.lengths), self.group, heads // kv_heads, self.length + 1
+        keys, values = (x[layer] for x in self.response)
+        keys[:, :, end - 1:end], values[:, :, end - 1:end] = k, v
+        q = q.reshape(n, kv_heads, r, d) * d ** -0.5
+
+        def by_prompt(x):  # [N, Hk, r, z] -> [B, Hk, g r, z]; places of retired rows stay 0
+            grouped = x.new_zeros(b * g, kv_heads, r, x.shape[-1]).index_copy_(0, self.place, x)
+            return grouped.view(b, g, kv_heads, r, -1).transpose(1, 2).reshape(b, kv_heads, g * r, -1)
+
+        def by_row(x):  # and back
+            rows = x.view(b, kv_heads, g, r, -1).transpose(1, 2).reshape(b * g, kv_heads, r, -1)
+            return rows[self.place]
+
+        to_prompt = by_row(by_prompt(q) @ self.prompt[0][layer].transpose(-1, -2) + self.hidden)
+        to_own = q @ keys[:, :, :end].transpose(-1, -2)
+        weight = torch.cat((to_prompt, to_own), -1).softmax(-1, dtype=torch.float32).to(q.dtype)
+        to_prompt, to_own = weight.split((to_prompt.shape[-1], end), -1)
+        y = by_row(by_prompt(to_prompt) @ self.prompt[1][layer]) + to_own @ values[:, :, :end]
+        return y.reshape(n, heads, 1, d)
+
+
+class Packed:
+    """Prompts and responses as one row of tokens without padding: each different prompt once, then the responses.
+
+    prompts, responses: N lists of token ids each, none empty. A response's last token is predicted, never fed.
+    ids, positions: [1, n]; source, labels: [m] the places whose hidden states predict the response tokens, and those
+    tokens, response by response in the order given; lengths: of the responses.
+    """
+
+    def __init__(self, prompts, responses, device):
+        index = {}
+        owner = [index.setdefault(tuple(p), len(index)) for p in prompts]
+        fed = [r[:-1] for r in responses]
+        self.lengths = [len(r) for r in responses]
+        pieces = [*map(list, index), *fed]
+        sizes = torch.tensor([len(x) for x in pieces])
+        starts = sizes.cumsum(0) - sizes
+        n = len(index)
+
+        def tensor(values):
+            return torch.tensor(values, device=device)
+
+        self.ids = tensor([[t for piece in pieces for t in piece]])
+        self.positions = tensor([[i for piece in index for i in range(len(piece))]
+                                 + [len(p) + i for p, f in zip(prompts, fed) for i in range(len(f))]])
+        last = (starts[:n] + sizes[:n] - 1).tolist()
+        self.source = tensor([i for o, start, f in zip(owner, starts[n:].tolist(), fed)
+                              for i in (last[o], *range(start, start + len(f)))])
+        self.labels = tensor([t for r in responses for t in r])
+        self.owner = tensor(owner)
+        self.prompt, self.prompt_places = self._padded(starts[:n], sizes[:n], device)
+        self.response, self.response_places = self._padded(starts[n:], sizes[n:], device)
+        slot = torch.arange(self.prompt.shape[1], device=device)
+        seen = (slot < sizes[:n].to(device)[:, None])[self.owner]  # [N, P]
+        t = self.response.shape[1]
+        own = torch.ones(t, t, dtype=torch.bool, device=device).tril()
+        self.mask = torch.cat((seen[:, None].expand(-1, t, -1), own.expand(len(owner), -1, -1)), -1)[:, None]
+
+    @staticmethod
+    def _padded(starts, sizes, device):
+        """Where the tokens of pieces stand in the row [count, longest] (padding: the piece's first place), and where
+        the real ones of these are, flat."""
+        slot = torch.arange(int(sizes.max()))
+        real = slot < sizes[:, None]
+        return (torch.where(real, starts[:, None] + slot, 0).to(device), real.flatten().nonzero().squeeze(-1).to(device))
+
+    def attend(self, layer, q, k, v):
+        """Attention of the whole row: prompts causally, responses to their prompt and themselves. q: [1, H, n, Dh]"""
+        heads, kv_heads = q.shape[1], k.shape[1]
+        q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))  # [n, heads, Dh]
+
+        def gather(x, places):
+            return x.index_select(0, places.flatten()).view(*places.shape, *x.shape[1:]).transpose(1, 2)
+
+        def scatter(y, places):
+            return y.transpose(1, 2).flatten(0, 1).index_select(0, places)
+
+        prompt_k, prompt_v = gather(k, self.prompt), gather(v, self.prompt)  # [B, Hk, P, Dh]
+        out = [scatter(causal(gather(q, self.prompt), prompt_k, prompt_v), self.prompt_places)]
+        if self.response.shape[1]:
+            k, v = (torch.cat((shared.index_select(0, self.owner), gather(own, self.response)), 2)
+                    for shared, own in ((prompt_k, k), (prompt_v, v)))
+            q = gather(q, self.response)
+            # The heads that share a key head stand as its queries, so that no key is repeated.
+            asked = q.reshape(len(q), kv_heads, -1, q.shape[-1])
+            y = F.scaled_dot_product_attention(asked, k, v, attn_mask=self.mask.repeat(1, 1, heads // kv_heads, 1))
+            out.append(scatter(y.view(q.shape), self.response_places))
+        return torch.cat(out).transpose(0, 1)[None]
 
 
 class Attention(nn.Module):
@@ -160,21 +268,13 @@ class Attention(nn.Module):
         else:
             self.q_norm = self.k_norm = nn.Identity()
 
-    def forward(self, x, cos, sin, cache=None, layer=0, attend=None):
+    def forward(self, x, cos, sin, attend):
         n, t, _ = x.shape
         q = self.q_norm(self.q_proj(x).view(n, t, -1, self.head_dim)).transpose(1, 2)  # [N, H, T, Dh]
         k = self.k_norm(self.k_proj(x).view(n, t, -1, self.head_dim)).transpose(1, 2)  # [N, Hk, T, Dh]
         v = self.v_proj(x).view(n, t, -1, self.head_dim).transpose(1, 2)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        if cache is not None:
-            k, v = cache.write(layer, k, v)
-        if attend is None:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
-        else:
-            # One new token a row: the heads that share a key head stand as its queries, so nothing is repeated.
-            q = q.view(n, k.shape[1], -1, self.head_dim)  # [N, Hk, H/Hk, Dh]
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=attend).reshape(n, -1, 1, self.head_dim)
-        return self.o_proj(y.transpose(1, 2).reshape(n, t, -1))
+        return self.o_proj(attend(q, k, v).transpose(1, 2).reshape(n, t, -1))
 
 
 class MLP(nn.Module):
@@ -196,8 +296,8 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x, cos, sin, cache=None, layer=0, attend=None):
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, cache, layer, attend)
+    def forward(self, x, cos, sin, attend):
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, attend)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -224,41 +324,38 @@ class Decoder(nn.Module):
         head = self.model.embed_tokens if self.config.tie_word_embeddings else self.lm_head
         return F.linear(hidden, head.weight)
 
-    def _hidden(self, ids, positions=None, cache=None, attend=None):
+    def _hidden(self, ids, positions=None, attend=None):
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)[None]
         x = self.model.embed_tokens(ids)  # [N, T, D]
         cos, sin = rotary(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
         for i, layer in enumerate(self.model.layers):
+            attention = partial(attend, i) if attend else causal
             if self.checkpoint_layers and torch.is_grad_enabled():
-                x = checkpoint(layer, x, cos, sin, use_reentrant=False)
+                x = checkpoint(layer, x, cos, sin, attention, use_reentrant=False)
             else:
-                x = layer(x, cos, sin, cache, i, attend)
-        if cache is not None:
-            cache.length += ids.shape[1]
+                x = layer(x, cos, sin, attention)
         return self.model.norm(x)
 
-    def forward(self, ids, positions=None, cache=None, attend=None, last=None):
-        """Logits [N, T, V] of ids [N, T] under causal attention; padding belongs on the right, where nothing sees it.
+    def forward(self, ids, positions=None, attend=None, last=None):
+        """Logits [N, T, V] of ids [N, T]. Positions count from 0 in each row unless given ([N, T]).
 
-        cache: keys and values are appended to it. attend: [N, 1, 1, S] booleans, the slots each row may see, for
-        decoding one token a row against the cache. last: [N] indices; then only those positions' logits, [N, V].
+        attend: (layer, q, k, v) -> attention of a layer, in place of causal; padding then belongs on the right, where
+        nothing sees it. last: [N] indices; then only those places' logits, [N, V].
         """
-        hidden = self._hidden(ids, positions, cache, attend)
+        hidden = self._hidden(ids, positions, attend)
         if last is not None:
             hidden = hidden[torch.arange(len(last), device=last.device), last]
         return self._head(hidden)
 
-    def token_logprobs(self, ids, targets, temperature=1.0, entropy_grad=False):
-        """Log-probability of chosen tokens given the tokens before them, and the entropy they were drawn from.
+    def token_logprobs(self, packed, temperature=1.0, entropy_grad=False):
+        """Log-probability of each response token given the tokens before it, and the entropy it was drawn from.
 
-        ids: [N, T]. targets: [N, T] booleans, never at t = 0. -> logprob, entropy: [targets.sum()] float32, in
-        row-major order of `targets`, of softmax(logits / temperature). Chunks of the vocabulary projection are
+        packed: Packed, m response tokens. -> logprob, entropy: [m] float32, of softmax(logits / temperature). Chunks of the vocabulary projection are
         recomputed in the backward pass, so that no more than LOGITS_AT_ONCE logits exist at a time. Gradients flow
         through the entropy only with entropy_grad.
         """
-        hidden = self._hidden(ids)[:, :-1][targets[:, 1:]]  # [n, D]
-        labels = ids[targets]
+        hidden = self._hidden(packed.ids, packed.positions, packed.attend)[0].index_select(0, packed.source)  # [m, D]
 
         def chunk_logprobs(hidden, labels):
             logits = self._head(hidden).float() / temperature  # [c, V]
@@ -269,25 +366,11 @@ class Decoder(nn.Module):
             return logprob, entropy
 
         size = max(1, LOGITS_AT_ONCE // self.config.vocab_size)
-        if len(labels) <= size:
-            return chunk_logprobs(hidden, labels)
+        if len(packed.labels) <= size:
+            return chunk_logprobs(hidden, packed.labels)
         chunks = [checkpoint(chunk_logprobs, h, l, use_reentrant=False)
-                  for h, l in zip(hidden.split(size), labels.split(size))]
+                  for h, l in zip(hidden.split(size), packed.labels.split(size))]
         return torch.cat([c[0] for c in chunks]), torch.cat([c[1] for c in chunks])
-
-
-def pack(prompts, responses, device):
-    """Prompts and responses (lists of ids) as one right-padded batch for token_logprobs.
-
-    -> ids [N, T], targets [N, T]: the response tokens, by length and not by value, so the pad id never matters.
-    """
-    lengths = [(len(p), len(p) + len(r)) for p, r in zip(prompts, responses, strict=True)]
-    ids = torch.zeros(len(lengths), max(end for _, end in lengths), dtype=torch.long)
-    targets = torch.zeros_like(ids, dtype=torch.bool)
-    for i, (start, end) in enumerate(lengths):
-        ids[i, :end] = torch.tensor(prompts[i] + responses[i])
-        targets[i, start:end] = True
-    return ids.to(device), targets.to(device)
 
 
 def init_model(config, seed=0):

@@ -27,7 +27,7 @@ from model import PRESETS, Decoder, init_model, load_model, save_model, write_js
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 KEPT_STATES = 2
 # What may change when a run goes on: it decides how the same numbers are computed, not which.
-FREE = {"fresh", "save_every", "micro_batch", "max_rows", "checkpoint_layers"}
+FREE = {"fresh", "save_every", "micro_tokens", "max_rows", "checkpoint_layers"}
 
 
 def option(default, help, **metadata):

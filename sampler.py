@@ -1,8 +1,8 @@
 """Rollouts: G responses to each of B prompts, drawn with a key/value cache.
 
-The prompts of a batch are prefilled together, once each; their keys and values are then handed to the G rows of the
-group. Every decode step draws one token a row. A row that has drawn an EOS is retired, and the batch is compacted when
-enough rows are.
+The prompts of a batch are prefilled together, once each; their keys and values are held once for the G rows of the group
+(model.Cache). Every decode step draws one token a row. A row that has drawn an EOS is retired, and the batch is
+compacted when enough rows are.
 
 Each rollout owns a stream of uniform numbers, one a token, fixed by its seed before anything is drawn; a token is the
 inverse of the cumulative distribution at that number. So a rollout depends on its seed and prompt only, not on its
@@ -16,8 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from model import Cache
+
+
+BLOCK = 64  # tokens that draw() looks at one by one
 
 
 @dataclass
@@ -61,14 +65,26 @@ def draw(logits, u, temperature=1.0, top_p=1.0, top_k=0):
     logits = logits.float()
     if temperature == 0:
         token = logits.argmax(-1)
-    else:
-        logits = logits / temperature
-        cdf = truncate(logits, top_k, top_p).softmax(-1).cumsum(-1, dtype=torch.float64)
-        # The first token whose cumulative mass exceeds u: one of zero probability adds nothing, so it is never first.
-        token = torch.searchsorted(cdf, (u.double() * cdf[:, -1])[:, None], right=True).squeeze(-1)
-        token = token.clamp(max=logits.shape[-1] - 1)
-    logprob = logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
-    return token, logprob
+        return token, logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
+    logits = logits / temperature
+    cut = top_k or top_p < 1
+    kept = truncate(logits, top_k, top_p) if cut else logits
+    top = kept.amax(-1, keepdim=True)
+    mass = (kept - top).exp()  # [N, V]
+    # The inverse of the cumulative mass in two steps, first to a block of tokens and then within it: a sum in float64
+    # over the whole vocabulary is most of a small model's time. A token of no mass adds nothing, so it is never first.
+    blocks = F.pad(mass, (0, -mass.shape[-1] % BLOCK)).view(len(mass), -1, BLOCK)
+    upto = blocks.sum(-1).double().cumsum(-1)  # [N, V / BLOCK]
+    total = upto[:, -1:]
+    goal = u.double()[:, None] * total
+    block = torch.searchsorted(upto, goal, right=True).clamp(max=upto.shape[-1] - 1)  # [N, 1]
+    before = torch.where(block > 0, upto.gather(-1, (block - 1).clamp(min=0)), 0.0)
+    within = blocks.gather(1, block[..., None].expand(-1, -1, BLOCK)).squeeze(1).double().cumsum(-1)  # [N, BLOCK]
+    # Rounding may leave the goal a hair beyond the block's end: its last token with any mass is meant.
+    goal = torch.minimum(goal - before, within[:, -1:] * (1 - 1e-12))
+    token = (block * BLOCK + torch.searchsorted(within, goal, right=True)).squeeze(-1)
+    norm = logits.logsumexp(-1) if cut else total.squeeze(-1).log().float() + top.squeeze(-1)
+    return token, logits.gather(-1, token[:, None]).squeeze(-1) - norm
 
 
 @torch.no_grad()
@@ -97,14 +113,12 @@ def _generate(model, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)
     for i, prompt in enumerate(prompts):
         ids[i, :len(prompt)] = torch.tensor(prompt)
-    cache = Cache(model.config, len(prompts), longest, device, dtype)
-    logits = model(ids.to(device), cache=cache, last=lengths - 1)  # [B, V]
+    cache = Cache(model.config, lengths, longest, device, dtype)
+    logits = model(ids.to(device), attend=cache.prefill, last=lengths - 1)  # [B, V]
 
     owner = torch.tensor([i for i, s in enumerate(seeds) for _ in s], device=device)  # [N] whose prompt
     logits, lengths = logits[owner], lengths[owner]
-    slots = longest + max_new_tokens
-    cache = cache.repeat(owner, slots)
-    attend = torch.arange(slots, device=device)[None] < lengths[:, None]  # [N, S]; response slots join as they fill
+    cache.fork(owner, max_new_tokens)
     noise = np.stack([uniforms(seed, max_new_tokens) for group in seeds for seed in group])
     noise = torch.from_numpy(noise).to(device)  # [N, max_new_tokens]
     eos = torch.tensor(sorted(eos_ids), device=device)
@@ -125,13 +139,12 @@ def _generate(model, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p
         count = int(running.sum())
         if count == 0 or t + 1 == max_new_tokens:
             break
-        if count <= 0.8 * len(rows):  # compacting copies the cache, so it waits for a fifth of the rows
+        if count <= 0.9 * len(rows):  # compacting copies the cache, so it waits for a tenth of the rows
             keep = running.nonzero().squeeze(-1)
-            rows, token, lengths, attend = rows[keep], token[keep], lengths[keep], attend[keep]
+            rows, token, lengths = rows[keep], token[keep], lengths[keep]
             cache.keep(keep)
-        attend[:, longest + t] = True
-        logits = model(token[:, None], positions=(lengths + t)[:, None], cache=cache,
-                       attend=attend[:, None, None, :longest + t + 1], last=torch.zeros_like(rows))
+        logits = model(token[:, None], positions=(lengths + t)[:, None], attend=cache.decode)[:, 0]
+        cache.length += 1
 
     tokens, logprobs, length, finished = tokens.tolist(), logprobs.tolist(), length.tolist(), finished.tolist()
     flat = iter(Rollout(tokens[i][:n], logprobs[i][:n], finished[i]) for i, n in enumerate(length))

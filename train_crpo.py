@@ -35,16 +35,16 @@ import rewards
 import run
 from data import encode_prompts, load_questions, load_tokenizer
 from eval import evaluate, wilson
-from model import pack
+from model import Packed
 from run import option
-from sampler import generate
+from sampler import Rollout, generate
 
 ASSET = str(Path(__file__).parent / "assets" / "tiny")
 
 
 @dataclass
 class Config:
-    """The whole configuration; every field is a flag (--micro-batch for micro_batch)."""
+    """The whole configuration; every field is a flag (--micro-tokens for micro_tokens)."""
 
     out: str = option("ckpt", "run directory; it is itself a Hugging Face model directory")
     model: str = option(ASSET, "model directory, or a preset's name for random weights of that shape")
@@ -70,7 +70,7 @@ class Config:
     prompts: int = option(8, "B, prompts a step over all processes")
     group: int = option(8, "G, rollouts a prompt")
     minibatches: int = option(1, "updates a step, each on its share of the prompts")
-    micro_batch: int = option(32, "rollouts that pass through the model at once, in training")
+    micro_tokens: int = option(16384, "tokens that pass through the model at once, in training")
     checkpoint_layers: bool = option(False, "recompute layers in the backward pass, to save memory")
 
     temperature: float = option(1.0, "of sampling, and of the probabilities that are trained")
@@ -93,7 +93,7 @@ class Config:
 # What the paper and its released code publish (PAPER.md). Rollouts in flight and micro-batches are ours, for 48 GB.
 PRESETS = {
     "paper": dict(
-        steps=0, epochs=20.0, prompts=512, group=5, minibatches=32, micro_batch=2, checkpoint_layers=True,
+        steps=0, epochs=20.0, prompts=512, group=5, minibatches=32, micro_tokens=8192, checkpoint_layers=True,
         temperature=1.0, max_prompt_tokens=1024, max_new_tokens=4096, max_rows=80, lr=1e-6, weight_decay=0.01,
         clip=0.2, grad_clip=1.0, beta=0.001, entropy_bonus=0.001,
         objective="crpo", advantage="sum", floor=0.0, noise=0.0, target_kl=0.0,
@@ -101,6 +101,7 @@ PRESETS = {
 }
 BETA_RANGE = (1e-4, 0.1)  # of a steered beta; above, the few tokens of a huge log-ratio would drown the rewards
 UPDATE_METRICS = ("loss", "entropy", "clipped", "logprob_gap", "grad_norm")
+EMPTY = [([0], Rollout([0], [0.0], True))]  # what a process that has no rows left passes through a sharded model
 KL_LIMIT = 3  # times the target: beyond it rewards no longer move the policy, until the KL has pulled it back
 
 
@@ -168,10 +169,33 @@ def step_questions(questions, step, prompts, seed):
     return picked
 
 
+def micro_batches(batch, limit):
+    """Split a list of (prompt ids, rollout) into lists of indices of at most `limit` tokens, if a single one is not more.
+
+    A prompt counts once for the rollouts that follow each other. Groups stand together, sorted by their longest rollout,
+    so that little of attention is padding.
+    """
+    group = {}
+    for n, (prompt, rollout) in enumerate(batch):
+        longest, first = group.get(tuple(prompt), (0, n))
+        group[tuple(prompt)] = (max(longest, len(rollout.ids)), first)
+    order = sorted(range(len(batch)), key=lambda n: (*group[tuple(batch[n][0])], len(batch[n][1].ids)))
+    parts, size, before = [], 0, None
+    for n in order:
+        prompt, rollout = batch[n]
+        cost = len(rollout.ids) + len(prompt) * (prompt != before)
+        if not parts or size + cost > limit:
+            parts.append([])
+            size, cost = 0, len(rollout.ids) + len(prompt)
+        parts[-1].append(n)
+        size, before = size + cost, prompt
+    return parts
+
+
 def logprobs_of(model, batch, config, device, entropy_grad=False):
     """(logprob, entropy) of the response tokens of a list of (prompt ids, rollout): [n] each."""
-    ids, targets = pack([p for p, _ in batch], [r.ids for _, r in batch], device)
-    return model.token_logprobs(ids, targets, config.temperature, entropy_grad)
+    packed = Packed([p for p, _ in batch], [r.ids for _, r in batch], device)
+    return model.token_logprobs(packed, config.temperature, entropy_grad)
 
 
 def update(model, optimizer, batch, advantage, ref_logprob, beta, config, processes):
@@ -185,24 +209,25 @@ def update(model, optimizer, batch, advantage, ref_logprob, beta, config, proces
     if not tokens:
         return {}
     sums = torch.zeros(4, dtype=torch.float64, device=processes.device)
-    passes = max(processes.gather(math.ceil(len(batch) / config.micro_batch)))  # sharded models need equal numbers
-    for i in range(0, passes * config.micro_batch, config.micro_batch):
-        rows = batch[i:i + config.micro_batch]
-        if not rows:
-            model.token_logprobs(*pack([[0]], [[0]], processes.device))[0].sum().mul(0).backward()
+    parts = micro_batches(batch, config.micro_tokens)
+    passes = max(processes.gather(len(parts)))  # sharded models need equal numbers
+    for part in parts + [[]] * (passes - len(parts)):
+        if not part:
+            logprobs_of(model, EMPTY, config, processes.device)[0].sum().mul(0).backward()
             continue
+        rows = [batch[n] for n in part]
         lengths = torch.tensor([len(r.ids) for _, r in rows], device=processes.device)
         old = torch.tensor([x for _, r in rows for x in r.logprobs], device=processes.device)  # [n]
-        a = advantage[i:i + config.micro_batch].float().repeat_interleave(lengths)  # [n]
+        a = advantage[part].float().repeat_interleave(lengths)  # [n]
         logprob, entropy = logprobs_of(model, rows, config, processes.device, config.entropy_bonus != 0)
         loss, clipped = policy_loss(logprob, old, a, config.clip)
         if ref_logprob is not None:
-            loss = loss + beta * kl_penalty(logprob, torch.cat(ref_logprob[i:i + config.micro_batch]))
+            loss = loss + beta * kl_penalty(logprob, torch.cat([ref_logprob[n] for n in part]))
         loss = loss - config.entropy_bonus * entropy
         # FSDP averages gradients over the processes; times `world` that is the sum, over one denominator.
         (loss.sum() / tokens * processes.world).backward()
-        parts = (loss, entropy, clipped, (logprob - old).abs())
-        sums += torch.stack([x.detach().double().sum() for x in parts])
+        seen = (loss, entropy, clipped, (logprob - old).abs())
+        sums += torch.stack([x.detach().double().sum() for x in seen])
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
     optimizer.step()
     optimizer.zero_grad()
@@ -235,7 +260,7 @@ def group_metrics(reward, scale, parts, names, rollouts, total, config, processe
 
 def main(config):
     # 0. Data, models, optimizer
-    for name in ("prompts", "minibatches", "micro_batch", "max_new_tokens"):
+    for name in ("prompts", "minibatches", "micro_tokens", "max_new_tokens"):
         if getattr(config, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
     if config.group < 2:
@@ -392,11 +417,13 @@ def load_data(config):
 @torch.no_grad()
 def reference_logprobs(reference, batch, config, processes):
     """Log-probabilities of each rollout under the reference: N tensors [len(rollout)]."""
-    out = []
-    for i in range(0, len(batch), config.micro_batch):
-        rows = batch[i:i + config.micro_batch]
+    out = [None] * len(batch)
+    parts = micro_batches(batch, config.micro_tokens)
+    for part in parts + [[]] * (max(processes.gather(len(parts))) - len(parts)):
+        rows = [batch[n] for n in part] or EMPTY
         logprob, _ = logprobs_of(reference, rows, config, processes.device)
-        out += logprob.split([len(r.ids) for _, r in rows])
+        for n, values in zip(part, logprob.split([len(r.ids) for _, r in rows])):
+            out[n] = values
     return out
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 import rewards
 import run
 from data import load_responses, load_tokenizer, prompt_ids
-from model import pack
+from model import Packed
 from run import option
 
 
@@ -77,8 +77,7 @@ def load_sequences(config, tokenizer, context):
 
 def sequence_loss(model, rows, device):
     """Sum of the negative log-likelihood over the response tokens of rows."""
-    ids, targets = pack([p for p, _, _ in rows], [r for _, r, _ in rows], device)
-    logprob, _ = model.token_logprobs(ids, targets)
+    logprob, _ = model.token_logprobs(Packed([p for p, _, _ in rows], [r for _, r, _ in rows], device))
     return -logprob.sum()
 
 

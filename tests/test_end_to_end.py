@@ -133,7 +133,7 @@ def test_a_stopped_run_goes_on_to_the_bit(unbroken, tmp_path):
         file.write(json.dumps({"step": done + 1, "reward": 99}) + "\n" + '{"step": 7, "rew')  # logged, never saved
     printed = command("train_crpo.py", "--out", out, "--steps", 8, *RESUMED, "--lr", "1e-5", ok=False)
     assert "lr: 0.0004 there, 1e-05 here" in printed and "Traceback" not in printed
-    printed = command("train_crpo.py", "--out", out, "--steps", 8, *RESUMED, "--micro-batch", 32)
+    printed = command("train_crpo.py", "--out", out, "--steps", 8, *RESUMED, "--micro-tokens", 16384)
     assert f"continuing {out} after step {done}" in printed and not (out / "state").exists()
     assert unseconded(metrics_of(out)) == unseconded(metrics_of(unbroken))
     assert rows_of(out / "samples.jsonl") == rows_of(unbroken / "samples.jsonl")
@@ -181,7 +181,7 @@ def test_an_error_is_one_line_and_a_non_zero_exit(tmp_path):
     (dict(data=["nowhere.jsonl"]), "nowhere.jsonl"), (dict(prompts=5, minibatches=2), "multiple"),
     (dict(group=1), "--group"), (dict(temperature=0.0), "--temperature"), (dict(tokenizer="nowhere"), "tokenizer.json"),
     (dict(model="Qwen2.5-3B", tokenizer=""), "--tokenizer"), (dict(max_prompt_tokens=20), "--max-prompt-tokens"),
-    (dict(max_new_tokens=2000), "leaves no room"), (dict(micro_batch=0), "--micro-batch must be"),
+    (dict(max_new_tokens=2000), "leaves no room"), (dict(micro_tokens=0), "--micro-tokens must be"),
 ])
 def test_bad_options_are_named(options, words, tmp_path):
     try:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import model as model_file
-from model import PRESETS, Cache, ModelError, init_model, load_config, load_model, pack, save_model
+from model import PRESETS, Cache, ModelError, Packed, init_model, load_config, load_model, save_model
 from sampler import generate
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -140,65 +140,88 @@ def test_older_configs_with_a_top_level_rope_theta(tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_cached_decoding_equals_the_full_forward_for_ragged_prompts(name):
+def test_cached_decoding_equals_the_full_forward(name):
+    """Ragged prompts, groups of 2, 1 and 3 responses, some retired on the way, a whole group among them."""
     model = load_model(GOLDEN / name).to(DEVICE)
-    ids = load_file(GOLDEN / name / "expected.safetensors")["ids"].to(DEVICE)
-    prompt = torch.tensor([3, 9, 6], device=DEVICE)  # lengths of three prompts in one batch
+    ids = load_file(GOLDEN / name / "expected.safetensors")["ids"].to(DEVICE)  # three rows
+    prompt = torch.tensor([3, 9, 6], device=DEVICE)  # how much of them is prompt
+    owner = torch.tensor([0, 0, 1, 2, 2, 2], device=DEVICE)
+    rows = torch.arange(6, device=DEVICE)
+    continued = torch.randint(0, 96, (6, 10), generator=torch.Generator().manual_seed(0)).to(DEVICE)
     with torch.no_grad():
-        full = model(ids)
-        cache = Cache(model.config, 3, 24, DEVICE, torch.float32)
-        first = model(ids[:, :9], cache=cache, last=prompt - 1)
-        attend = torch.arange(24, device=DEVICE)[None] < prompt[:, None]
-        assert torch.allclose(first, full[torch.arange(3), prompt - 1], atol=1e-5)
+        cache = Cache(model.config, prompt, 9, DEVICE, torch.float32)
+        first = model(ids[:, :9], attend=cache.prefill, last=prompt - 1)
+        assert torch.allclose(first, model(ids)[torch.arange(3), prompt - 1], atol=1e-5)
+        cache.fork(owner, 10)
         for t in range(10):
-            attend[:, 9 + t] = True
-            token = ids[torch.arange(3), prompt + t]
-            logits = model(token[:, None], positions=(prompt + t)[:, None], cache=cache,
-                           attend=attend[:, None, None, :10 + t])[:, 0]
-            assert torch.allclose(logits, full[torch.arange(3), prompt + t], atol=1e-5)
+            if t in (3, 6):
+                keep = torch.tensor([0, 1, 3, 5] if t == 3 else [1, 2, 3], device=DEVICE)  # of 6, then of 4
+                rows = rows[keep]
+                cache.keep(keep)
+            logits = model(continued[rows, t][:, None], positions=(prompt[owner[rows]] + t)[:, None], attend=cache.decode)
+            cache.length += 1
+            for row, logit in zip(rows.tolist(), logits[:, 0]):
+                whole = torch.cat((ids[owner[row], :prompt[owner[row]]], continued[row, :t + 1]))
+                assert torch.allclose(logit, model(whole[None])[0, -1], atol=1e-5), (t, row)
+
+
+def slow_logprobs(model, prompts, responses, temperature):
+    """token_logprobs by the plain way: each row by itself, the whole of it."""
+    picked, entropy = [], []
+    for prompt, response in zip(prompts, responses):
+        ids = torch.tensor([prompt + response], device=DEVICE)
+        p = (model(ids)[0, len(prompt) - 1:-1].float() / temperature).log_softmax(-1)
+        picked.append(p.gather(-1, ids[0, len(prompt):, None]).squeeze(-1))
+        entropy.append(-(p.exp() * p).sum(-1))
+    return torch.cat(picked), torch.cat(entropy)
 
 
 def test_token_logprobs_by_hand():
-    """A model whose logits are known: zero weights but a head bias by embedding, so p is the same at every place."""
+    """Zero weights: p is the same at every place."""
     model = init_model(replace(TINY, vocab_size=4)).to(DEVICE)
-    ids, targets = pack([[0, 1], [2]], [[3], [1, 0]], DEVICE)
-    assert targets.tolist() == [[False, False, True], [False, True, True]]
+    packed = Packed([[0, 1], [2]], [[3], [1, 0]], DEVICE)
+    assert packed.ids.tolist() == [[0, 1, 2, 1]] and packed.positions.tolist() == [[0, 1, 0, 1]]
+    assert packed.labels.tolist() == [3, 1, 0] and packed.source.tolist() == [1, 2, 3]
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()
-    logprob, entropy = model.token_logprobs(ids, targets)
+    logprob, entropy = model.token_logprobs(packed)
     assert torch.allclose(logprob.cpu(), torch.full((3,), -1.3862944))  # log(1/4)
     assert torch.allclose(entropy.cpu(), torch.full((3,), 1.3862944))  # log 4
 
 
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("temperature", [0.6, 1.0])
-def test_chunked_logprobs_equal_the_whole_and_so_do_gradients(temperature, monkeypatch):
-    model = init_model(TINY).to(DEVICE)
-    torch.manual_seed(0)
-    rows = [torch.randint(0, 96, (n,)).tolist() for n in (12, 5, 9)]
-    ids, targets = pack([r[:3] for r in rows], [r[3:] for r in rows], DEVICE)
+def test_packed_logprobs_equal_the_slow_ones_and_so_do_gradients(name, temperature, monkeypatch):
+    """Groups share their prompt, and stand in any order; responses of one token, of equal and of other lengths."""
+    model = load_model(GOLDEN / name).to(DEVICE)
+    generator = torch.Generator().manual_seed(0)
+    prompts, responses = ([torch.randint(0, 96, (n,), generator=generator).tolist() for n in sizes]
+                          for sizes in ((7, 1, 12), (9, 1, 4, 4, 2, 11, 1)))
+    prompts = [prompts[i] for i in (0, 1, 0, 2, 1, 0, 2)]
 
-    def result():
+    def result(logprobs):
         model.zero_grad()
-        logprob, entropy = model.token_logprobs(ids, targets, temperature, entropy_grad=True)
+        logprob, entropy = logprobs()
         (logprob.sum() + entropy.sum()).backward()
         return logprob.detach(), entropy.detach(), [p.grad.clone() for p in model.parameters()]
 
-    whole = result()
-    distribution = (model(ids).float() / temperature).log_softmax(-1)
-    picked = distribution[:, :-1].gather(-1, ids[:, 1:, None]).squeeze(-1)[targets[:, 1:]]
-    assert torch.allclose(whole[0], picked, atol=1e-5)
+    def packed():
+        return model.token_logprobs(Packed(prompts, responses, DEVICE), temperature, entropy_grad=True)
+
+    slow, whole = result(lambda: slow_logprobs(model, prompts, responses, temperature)), result(packed)
     monkeypatch.setattr(model_file, "LOGITS_AT_ONCE", 4 * 96)
     model.checkpoint_layers = True
-    chunked = result()
-    assert torch.allclose(whole[0], chunked[0], atol=1e-6) and torch.allclose(whole[1], chunked[1], atol=1e-6)
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole[2], chunked[2]))
+    for fast in (whole, result(packed)):
+        assert torch.allclose(slow[0], fast[0], atol=1e-5) and torch.allclose(slow[1], fast[1], atol=1e-5)
+        for (parameter, _), a, b in zip(model.named_parameters(), slow[2], fast[2]):
+            assert torch.allclose(a, b, atol=1e-5 * max(1, a.abs().max())), parameter
 
 
 def test_padding_and_neighbours_change_nothing():
     model = init_model(TINY).to(DEVICE)
-    alone = model.token_logprobs(*pack([[5, 6]], [[7, 0, 0]], DEVICE))[0]
-    beside = model.token_logprobs(*pack([[5, 6], list(range(20))], [[7, 0, 0], [3] * 9], DEVICE))[0][:3]
+    alone = model.token_logprobs(Packed([[5, 6]], [[7, 0, 0]], DEVICE))[0]
+    beside = model.token_logprobs(Packed([[5, 6], list(range(20))], [[7, 0, 0], [3] * 9], DEVICE))[0][:3]
     assert torch.allclose(alone, beside, atol=1e-6)
 
 

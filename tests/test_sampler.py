@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model import PRESETS, init_model, pack
+from model import PRESETS, Packed, init_model
 from sampler import draw, generate, truncate, uniforms
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -45,7 +45,7 @@ def test_stored_logprobs_equal_the_trainers(model, temperature):
     for prompt, group in zip(PROMPTS, groups):
         for rollout in group:
             with torch.no_grad():
-                logprob, _ = model.token_logprobs(*pack([prompt], [rollout.ids], DEVICE), temperature)
+                logprob, _ = model.token_logprobs(Packed([prompt], [rollout.ids], DEVICE), temperature)
             assert torch.allclose(logprob.cpu(), torch.tensor(rollout.logprobs), atol=1e-4)
 
 

@@ -173,9 +173,9 @@ def small_policy():
     return init_model(shape, seed=1)
 
 
-def updated(processes, micro_batch=32, shift=0.0, **options):
+def updated(processes, micro_tokens=10_000, shift=0.0, **options):
     """One step's update of a fresh small policy on fixed rollouts -> its metrics and its weights afterwards."""
-    config = Config(micro_batch=micro_batch, lr=1e-2, **options)
+    config = Config(micro_tokens=micro_tokens, lr=1e-2, **options)
     torch.manual_seed(0)
     batch = []
     for prompt, length in ((3, 9), (7, 2), (5, 5), (4, 12), (6, 1), (3, 3)):
@@ -192,9 +192,9 @@ def updated(processes, micro_batch=32, shift=0.0, **options):
 
 def test_the_update_does_not_depend_on_the_micro_batch(processes):
     options = dict(beta=0.5, entropy_bonus=0.01, grad_clip=1e9)
-    metrics, weights = updated(processes, 32, **options)
-    for micro_batch in (1, 2, 4):
-        other_metrics, other_weights = updated(processes, micro_batch, **options)
+    metrics, weights = updated(processes, 10_000, **options)
+    for micro_tokens in (1, 20, 40):
+        other_metrics, other_weights = updated(processes, micro_tokens, **options)
         for name in metrics:
             assert other_metrics[name] == pytest.approx(metrics[name], abs=1e-5), name
         for a, b in zip(weights, other_weights):

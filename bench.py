@@ -1,0 +1,462 @@
+"""How fast, how much memory, and how far from the machine's limit; beside peers, on the same shapes.
+
+    python bench.py sampler --peer hf          rollouts: tokens a second, beside transformers' generate
+    python bench.py step --peer trl            a whole CRPO step by phase, beside TRL's GRPOTrainer
+    python bench.py memory                     peak of a step against the plan, and how it grows
+    python bench.py plan --preset Qwen2.5-3B --gpus 8 --gpu-memory 48 --context 5120
+
+Weights are random, prompts are random tokens. Runs take turns (ours, peer, ours, peer, ...) after a warm-up; numbers are
+medians. Peers are imported only here and only when asked for. The plan needs no machine: it is arithmetic.
+"""
+
+import argparse
+import gc
+import json
+import math
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import clinic
+import rewards
+import run
+import train_crpo
+from data import load_tokenizer
+from model import LOGITS_AT_ONCE, PRESETS, Decoder, Packed, init_model, save_model
+from sampler import Rollout, generate
+
+LIBRARIES = {"hf": "transformers", "trl": "trl"}
+SPREAD = 0.6  # sigma of the log-normal lengths, whose median is 40% of the limit
+
+
+def machine(device):
+    """Where the numbers come from."""
+    try:
+        cpu = next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
+    except (OSError, StopIteration):
+        cpu = platform.processor()
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    return {"cpu": cpu, "threads": torch.get_num_threads(), "python": platform.python_version(),
+            "torch": torch.__version__, "commit": commit,
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu"}
+
+
+def clock(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def take_turns(jobs, rounds, device):
+    """{name: function} -> {name: [seconds of each round]}, one warm-up each, then A B A B ..."""
+    seconds = {name: [] for name in jobs}
+    for i in range(rounds + 1):
+        for name, job in jobs.items():
+            start = clock(device)
+            job()
+            if i:
+                seconds[name].append(clock(device) - start)
+    return seconds
+
+
+def matmul_rate(device, dtype, size=2048):
+    """Floating-point operations a second of a square matrix product, the best of several: the machine's peak."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    seconds = take_turns({"": lambda: a @ b}, 10, device)[""]
+    return 2 * size ** 3 / min(seconds)
+
+
+def copy_rate(device, size=2**28):
+    """Bytes a second of a copy, read and written bytes counted; the best of several."""
+    a = torch.empty(size, dtype=torch.uint8, device=device)
+    b = torch.empty_like(a)
+    return 2 * size / min(take_turns({"": lambda: b.copy_(a)}, 5, device)[""])
+
+
+def body_size(config):
+    """Weights in the matrix products that every token passes: all but embedding and head."""
+    c = config
+    attention = c.hidden_size * c.head_dim * 2 * (c.num_attention_heads + c.num_key_value_heads)
+    return c.num_hidden_layers * (attention + 3 * c.hidden_size * c.intermediate_size)
+
+
+def forward_flops(config, fed, predicted, seen):
+    """Floating-point operations that a forward pass needs: 2 a weight a token; the head only where a token is predicted;
+    attention 4 H Dh for each pair of a token and one it sees, itself included. A backward pass needs twice that.
+
+    fed, predicted: tokens; seen: pairs.
+    """
+    pairs = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * seen
+    return 2 * body_size(config) * fed + 2 * config.hidden_size * config.vocab_size * predicted + pairs
+
+
+def group_flops(config, prompt, responses):
+    """forward_flops of one prompt of so many tokens with responses of the given lengths, the prompt computed once."""
+    seen = prompt * (prompt + 1) / 2 + sum((n - 1) * prompt + n * (n - 1) / 2 for n in responses)
+    return forward_flops(config, prompt + sum(n - 1 for n in responses), sum(responses), seen)
+
+
+class Counted(Decoder):
+    """A Decoder that counts the rows of its decode steps and, with `hazard`, ends rollouts with token 0 at random so
+    that their lengths follow a given distribution: hazard[t] is the chance that a rollout still running ends at t."""
+
+    hazard = None
+
+    def forward(self, ids, positions=None, attend=None, last=None):
+        logits = super().forward(ids, positions, attend, last)
+        decoding = positions is not None
+        self.rows += len(ids) if decoding else 0
+        if self.hazard is not None:
+            t = positions[:, -1] - self.prompt_tokens + 1 if decoding else torch.zeros_like(last)
+            h = self.hazard[t].reshape(-1, *[1] * (logits.dim() - 2))
+            logits[..., 0] = logits[..., 1:].logsumexp(-1) + torch.log(h / (1 - h))
+        return logits
+
+
+def lognormal_hazard(limit, device):
+    """[limit] chances of ending at each token, of a log-normal length with median 0.4 limit, cut at the limit."""
+    upto = [0.5 * (1 + math.erf(math.log((t + 1) / (0.4 * limit)) / SPREAD / 2 ** 0.5)) for t in range(limit)]
+    survival = [1.0] + [1 - p for p in upto]
+    return torch.tensor([1 - b / a for a, b in zip(survival, survival[1:])], device=device).clamp(1e-6, 1 - 1e-6)
+
+
+def random_prompts(config, args):
+    generator = np.random.default_rng(0)
+    return [generator.integers(3, config.vocab_size, args.prompt_tokens).tolist() for _ in range(args.prompts)]
+
+
+def build(args, device):
+    config = PRESETS[args.preset]
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model = Counted(config)
+    model.load_state_dict(init_model(config).state_dict())
+    model.prompt_tokens, model.rows = args.prompt_tokens, 0
+    return model.to(device, dtype).eval()
+
+
+def hf_model(model, device):
+    from transformers import AutoModelForCausalLM
+    with tempfile.TemporaryDirectory() as directory:
+        save_model(directory, model.config, dict(model.named_parameters()), [2], 2)
+        dtype = next(model.parameters()).dtype
+        return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).to(device).eval()
+
+
+def hf_job(model, prompts, group, lengths, limit, device):
+    """A call of transformers' generate whose rows end after `lengths` tokens (None: all at the limit)."""
+    from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+    class EndAt(LogitsProcessor):
+        def __call__(self, ids, scores):
+            ends = ends_at == ids.shape[1] - len(prompts[0]) + 1
+            scores[:, 0] = torch.where(ends, 1e9, -1e9)
+            return scores
+
+    processors = LogitsProcessorList()
+    if lengths:
+        ends_at = torch.tensor(lengths, device=device)
+        processors.append(EndAt())
+    ids = torch.tensor(prompts, device=device)
+    model.generation_config.eos_token_id = None
+    settings = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, num_return_sequences=group,
+                                max_new_tokens=limit, eos_token_id=0 if lengths else None, pad_token_id=1)
+
+    def job():
+        with torch.no_grad():
+            made = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings,
+                                  logits_processor=processors)
+        assert made.shape[1] - len(prompts[0]) == max(lengths or [limit]), "the peer made another number of tokens"
+    return job
+
+
+def bench_sampler(args, device):
+    model, limit = build(args, device), args.new_tokens
+    config, prompts, total = model.config, random_prompts(model.config, args), args.prompts * args.group
+    seeds = [[(b, g) for g in range(args.group)] for b in range(args.prompts)]
+    peer = hf_model(model, device) if args.peer else None
+    rate, bandwidth = matmul_rate(device, next(model.parameters()).dtype), copy_rate(device)
+    out = {"matmul_gflops": rate / 1e9, "copy_gb_per_s": bandwidth / 1e9}
+    for name in ("fixed", "spread"):
+        model.hazard = lognormal_hazard(limit, device) if name == "spread" else None
+        eos = {0} if name == "spread" else {config.vocab_size}
+
+        def ours(new_tokens=limit):
+            model.rows = 0
+            ours.rollouts = [r for g in generate(model, prompts, seeds, new_tokens, eos) for r in g]
+
+        ours()
+        lengths, rows = [len(r.ids) for r in ours.rollouts], model.rows
+        jobs = {"ours": ours, "prefill": lambda: ours(1)}
+        if peer:
+            jobs["hf"] = hf_job(peer, prompts, args.group, lengths if name == "spread" else None, limit, device)
+        seconds = take_turns(jobs, args.rounds, device)
+        s = {job: statistics.median(times) for job, times in seconds.items()}
+        tokens, steps = sum(lengths), max(lengths) - 1
+        own = [lengths[i:i + args.group] for i in range(0, total, args.group)]
+        work = sum(group_flops(config, args.prompt_tokens, group) for group in own)
+        row = {"tokens": tokens, "tokens_per_s": tokens / s["ours"], "prefill_ms": 1e3 * s["prefill"],
+               "decode_step_ms": 1e3 * (s["ours"] - s["prefill"]) / steps,
+               "useful_row_steps": (tokens - total) / rows, "share_of_matmul_rate": work / rate / s["ours"]}
+        if peer:
+            row |= {"ratio_to_hf": s["hf"] / s["ours"], "hf_tokens_per_s": tokens / s["hf"],
+                    "ratios": [b / a for a, b in zip(seconds["ours"], seconds["hf"])]}
+        if device.type == "cuda":
+            size = next(model.parameters()).element_size()
+            slot = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * size
+            weights = size * sum(p.numel() for p in model.parameters())
+            read = sum(weights + slot * (args.prompts * args.prompt_tokens + sum(t for n in lengths if n > t))
+                       for t in range(steps))
+            row["share_of_bandwidth_floor"] = read / bandwidth / (s["ours"] - s["prefill"])
+        out[name] = row
+    return out
+
+
+def step_parts(args, processes, shared=True):
+    """A whole CRPO step on fixed shapes -> a function that makes one and returns the seconds of its phases.
+
+    shared False: each rollout has a prompt of its own (one token differs), so that none is computed once for a group.
+    """
+    config = train_crpo.Config(beta=0.001, target_kl=0.0, prompts=args.prompts, group=args.group)
+    policy = run.shard(init_model(PRESETS[args.preset]), processes)
+    reference, actor = run.sharded_copy(policy, processes), run.full_copy(policy.config, processes)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6)
+    prompts = random_prompts(policy.config, args)
+    seeds = [[(b, g) for g in range(args.group)] for b in range(args.prompts)]
+    tokenizer = load_tokenizer(train_crpo.ASSET, policy.config.vocab_size)
+    [question] = clinic.make_questions(1, seed=0)
+    advantage = torch.randn(args.prompts * args.group, generator=torch.Generator().manual_seed(0))
+    advantage = advantage.to(processes.device)
+
+    def step():
+        times = [clock(processes.device)]
+        run.copy_weights(policy, actor)
+        groups = generate(actor, prompts, seeds, args.new_tokens, {policy.config.vocab_size})
+        times.append(clock(processes.device))
+        for group in groups:
+            for rollout in group:
+                rewards.score(tokenizer.decode([t % tokenizer.size for t in rollout.ids]), question)
+        times.append(clock(processes.device))
+        batch = [(p if shared else [g, *p[1:]], r) for p, group in zip(prompts, groups) for g, r in enumerate(group)]
+        ref_logprob = train_crpo.reference_logprobs(reference, batch, config, processes)
+        times.append(clock(processes.device))
+        train_crpo.update(policy, optimizer, batch, advantage, ref_logprob, config.beta, config, processes)
+        times.append(clock(processes.device))
+        return dict(zip(("sample", "score", "reference", "update"), (b - a for a, b in zip(times, times[1:]))))
+
+    return step
+
+
+def bench_step(args, device):
+    processes = run.start()
+    config, total = PRESETS[args.preset], args.prompts * args.group
+    steps = {"ours": step_parts(args, processes), "own prompts": step_parts(args, processes, shared=False)}
+    parts = {name: [] for name in steps}
+    rate = matmul_rate(device, processes.dtype)
+
+    def round_of_ours():
+        for name, step in steps.items():
+            parts[name].append(step())
+
+    round_of_ours()
+    peer = []
+    if args.peer:
+        peer = trl_seconds(args, round_of_ours)
+    else:
+        for _ in range(args.rounds):
+            round_of_ours()
+    median = {name: {phase: statistics.median(row[phase] for row in rows[1:]) for phase in rows[0]}
+              for name, rows in parts.items()}
+    whole = {name: statistics.median(sum(row.values()) for row in rows[1:]) for name, rows in parts.items()}
+    forward = args.prompts * group_flops(config, args.prompt_tokens, [args.new_tokens] * args.group)
+    trained = [median[name]["reference"] + median[name]["update"] for name in ("own prompts", "ours")]
+    out = {"matmul_gflops": rate / 1e9, "seconds": whole["ours"], "seconds_by_phase": median["ours"],
+           "tokens_per_s": total * (args.prompt_tokens + args.new_tokens) / whole["ours"],
+           "update_share_of_matmul_rate": 3 * forward / rate / median["ours"]["update"],
+           "step_share_of_matmul_rate": 5 * forward / rate / whole["ours"],
+           "shared_prompt": {"ratio": trained[0] / trained[1],
+                             "update_ratio": median["own prompts"]["update"] / median["ours"]["update"],
+                             "update_without": median["own prompts"]["update"]}}
+    if peer:
+        out |= {"ratio_to_trl": statistics.median(peer) / whole["ours"], "trl_seconds": statistics.median(peer),
+                "trl_runs": peer, "our_runs": [sum(row.values()) for row in parts["ours"][1:]]}
+    run.stop()
+    return out
+
+
+def trl_seconds(args, between):
+    """Seconds of each step of TRL's GRPOTrainer on the same shapes, after a warm-up; `between` runs between its steps."""
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    model = hf_model(init_model(PRESETS[args.preset]), "cpu").float()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(Path(train_crpo.ASSET) / "tokenizer.json"),
+                                        eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    word = next(t for t in (" fever", " cough", "a") if len(tokenizer(t)["input_ids"]) == 1)
+    prompts = [{"prompt": word * args.prompt_tokens} for _ in range(args.prompts)]
+    seconds = []
+
+    class Turns(TrainerCallback):
+        def on_step_begin(self, *_, **__):
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *_, **__):
+            seconds.append(time.perf_counter() - self.start)
+            between()
+
+    with tempfile.TemporaryDirectory() as directory:
+        settings = GRPOConfig(output_dir=directory, per_device_train_batch_size=args.prompts * args.group,
+                              num_generations=args.group, max_completion_length=args.new_tokens, beta=0.001,
+                              num_iterations=1, temperature=1.0, max_steps=args.rounds + 1, learning_rate=1e-6,
+                              gradient_checkpointing=False, bf16=False, report_to=[], save_strategy="no",
+                              logging_strategy="no", disable_tqdm=True, use_cpu=not torch.cuda.is_available(),
+                              generation_kwargs={"min_new_tokens": args.new_tokens})
+        trainer = GRPOTrainer(model=model, args=settings, processing_class=tokenizer, callbacks=[Turns()],
+                              train_dataset=Dataset.from_list(prompts),
+                              reward_funcs=lambda completions, **_: [float(len(set(c))) for c in completions])
+        trainer.train()
+    return seconds[1:]
+
+
+def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint_layers, group, half=True):
+    """Bytes that each of `gpus` processes holds in a CRPO step, by name. rows: rollouts in flight while sampling;
+    micro_tokens: tokens at once while training; half: computes in bf16 (CUDA), else float32.
+
+    Sharded, in float32: parameters, gradients, AdamW's two moments, the reference. Whole, in the compute dtype: the
+    sampler's copy. Then the larger of the two phases, which do not overlap. Sampling: the cache of rows in flight.
+    Training: activations kept for the backward pass, the layer that is gathered, the embedding that is gathered
+    whole with its gradient, and one chunk of logits (logits, exponentials and their gradient).
+    """
+    c, size = config, 2 if half else 4
+    weights = body_size(c) + c.vocab_size * c.hidden_size * (1 if c.tie_word_embeddings else 2)
+    heads, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+    slot = 2 * c.num_hidden_layers * kv * size
+    # kept by a layer for one token: the inputs of two norms (also in float32), of the projections, of rotation,
+    # attention, the MLP's three products and SiLU
+    layer = size * (6 * c.hidden_size + 5 * heads + 6 * kv + 4 * c.intermediate_size) + 16 * c.hidden_size
+    kept = c.num_hidden_layers * c.hidden_size * size + layer if checkpoint_layers else c.num_hidden_layers * layer
+    largest = body_size(c) // c.num_hidden_layers
+    logits = min(LOGITS_AT_ONCE, micro_tokens * c.vocab_size)
+    held = {"parameters": 4 * weights / gpus, "gradients": 4 * weights / gpus, "optimizer": 8 * weights / gpus,
+            "reference": 4 * weights / gpus, "sampler copy": size * weights}
+    sampling = {"cache": slot * rows * (new_tokens + prompt_tokens / group), "sampler logits": 12 * rows * c.vocab_size}
+    gathered = size * (2 * largest + c.vocab_size * c.hidden_size) + 4 * c.vocab_size * c.hidden_size
+    training = {"activations": kept * micro_tokens, "gathered": gathered if gpus > 1 else 0, "logits chunk": 16 * logits}
+    return held, sampling, training
+
+
+def bench_plan(args, _):
+    config = PRESETS[args.preset]
+    new = args.context - args.prompt_tokens
+    held, sampling, training = plan(config, args.gpus, args.prompt_tokens, new, args.rows, args.micro_tokens, True,
+                                    args.group)
+    peak = sum(held.values()) + max(sum(sampling.values()), sum(training.values()))
+    gib = {f"{name} (GiB)": value / 2**30 for part in (held, sampling, training) for name, value in part.items()}
+    return {"fits": peak < 0.92 * args.gpu_memory * 1e9, **gib, "peak (GiB)": peak / 2**30,
+            "share of the GPU": peak / (args.gpu_memory * 1e9)}
+
+
+def peak_of(words):
+    """Peak bytes of this program's `one` in a process of its own, above those before its first tensor."""
+    done = subprocess.run([sys.executable, __file__, "one", *map(str, words)], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def resident():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def bench_one(args, device):
+    """One step (or, with --tokens, one chunked backward pass of log-probabilities) and its peak; for bench_memory."""
+    before = resident()
+    if args.tokens:
+        config = PRESETS[args.preset]
+        config.hidden_size = config.num_hidden_layers = 1
+        model = init_model(config)
+        before = resident()
+        packed = Packed([[1]] * 1, [[i % 7 for i in range(args.tokens)]], device)
+        packed.attend = lambda layer, q, k, v: q  # the projection is what is looked at
+        model.token_logprobs(packed)[0].sum().backward()
+        return {"bytes": resident() - before}
+    start = time.perf_counter()
+    processes = run.start()
+    before = resident()
+    step = step_parts(args, processes)
+    step()
+    return {"bytes": resident() - before, "seconds": time.perf_counter() - start}
+
+
+def bench_memory(args, device):
+    config = PRESETS[args.preset]
+    words = ["--preset", args.preset, "--prompts", args.prompts, "--group", args.group, "--prompt-tokens",
+             args.prompt_tokens, "--new-tokens", args.new_tokens]
+    measured = peak_of(words)["bytes"]
+    rows, tokens = args.prompts * args.group, args.prompts * (args.prompt_tokens + args.group * args.new_tokens)
+    held, sampling, training = plan(config, 1, args.prompt_tokens, args.new_tokens, rows, min(tokens, 16384), False,
+                                    args.group, half=device.type == "cuda")
+    planned = sum(held.values()) + max(sum(sampling.values()), sum(training.values()))
+    return {"measured (GiB)": measured / 2**30, "planned (GiB)": planned / 2**30, "ratio": measured / planned}
+
+
+def shown(value, indent=0):
+    for name, item in value.items():
+        if isinstance(item, dict):
+            print(" " * indent + f"{name}:")
+            shown(item, indent + 2)
+        elif not isinstance(item, list):
+            print(" " * indent + f"{name:<{34 - indent}}" + (f"{item:,.3f}" if isinstance(item, float) else str(item)))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    jobs = {"sampler": bench_sampler, "step": bench_step, "memory": bench_memory, "plan": bench_plan, "one": bench_one}
+    parser.add_argument("what", choices=list(jobs), help="one: a single step and its peak, which memory runs")
+    parser.add_argument("--preset", choices=list(PRESETS), default="tiny", help="shape; weights are random")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--peer", choices=list(LIBRARIES), help="beside whom: hf for sampler, trl for step")
+    parser.add_argument("--json", help="write the numbers into this file as well")
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--group", type=int, default=8, help="rollouts a prompt")
+    parser.add_argument("--prompt-tokens", type=int, default=160)
+    parser.add_argument("--new-tokens", type=int, default=160)
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each")
+    parser.add_argument("--gpus", type=int, default=8, help="plan: processes")
+    parser.add_argument("--gpu-memory", type=float, default=48, help="plan: GB of each")
+    parser.add_argument("--context", type=int, default=5120, help="plan: prompt and response tokens")
+    parser.add_argument("--rows", type=int, default=80, help="plan: rollouts in flight (--max-rows)")
+    parser.add_argument("--micro-tokens", type=int, default=8192, help="plan: tokens at once in training")
+    parser.add_argument("--tokens", type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peer and args.peer != {"sampler": "hf", "step": "trl"}.get(args.what):
+        raise ValueError(f"--peer {args.peer} does not go with {args.what}")
+    if args.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    device = torch.device(args.device)
+    try:
+        result = jobs[args.what](args, device)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--peer {args.peer} needs {error.name}: pip install {LIBRARIES.get(args.peer)}") from None
+    if args.what == "one":
+        return print(json.dumps(result))
+    result = {**result, "settings": {k: v for k, v in vars(args).items() if k != "json"}, "machine": machine(device)}
+    shown({k: v for k, v in result.items() if "ratio" in k} | result)
+    if args.json:
+        Path(args.json).parent.mkdir(exist_ok=True)
+        Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        run.fail(error)
