@@ -29,10 +29,11 @@ import torch
 import clinic
 import rewards
 import run
+import sampler
 import train_crpo
 from data import load_tokenizer
-from model import LOGITS_AT_ONCE, PRESETS, Decoder, Packed, init_model, save_model
-from sampler import Rollout, generate
+from model import LOGITS_AT_ONCE, PRESETS, Packed, init_model, save_model
+from sampler import generate
 
 LIBRARIES = {"hf": "transformers", "trl": "trl"}
 SPREAD = 0.6  # sigma of the log-normal lengths, whose median is 40% of the limit
@@ -105,20 +106,18 @@ def group_flops(config, prompt, responses):
     return forward_flops(config, prompt + sum(n - 1 for n in responses), sum(responses), seen)
 
 
-class Counted(Decoder):
-    """A Decoder that counts the rows of its decode steps and, with `hazard`, ends rollouts with token 0 at random so
-    that their lengths follow a given distribution: hazard[t] is the chance that a rollout still running ends at t."""
+class Counted(sampler.Step):
+    """A decode step that counts its rows and, with `hazard`, ends rollouts with token 0 at random so that their lengths
+    follow a given distribution: hazard[t] is the chance that a rollout still running ends at its token t."""
 
-    hazard = None
+    hazard, prompt_tokens, rows = None, 0, 0
 
-    def forward(self, ids, positions=None, attend=None, last=None):
-        logits = super().forward(ids, positions, attend, last)
-        decoding = positions is not None
-        self.rows += len(ids) if decoding else 0
+    def __call__(self, token, positions, cache):
+        logits = super().__call__(token, positions, cache)
+        Counted.rows += len(token)
         if self.hazard is not None:
-            t = positions[:, -1] - self.prompt_tokens + 1 if decoding else torch.zeros_like(last)
-            h = self.hazard[t].reshape(-1, *[1] * (logits.dim() - 2))
-            logits[..., 0] = logits[..., 1:].logsumexp(-1) + torch.log(h / (1 - h))
+            h = self.hazard[positions - self.prompt_tokens + 1]
+            logits[:, 0] = logits[:, 1:].logsumexp(-1) + torch.log(h / (1 - h))
         return logits
 
 
@@ -137,10 +136,7 @@ def random_prompts(config, args):
 def build(args, device):
     config = PRESETS[args.preset]
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = Counted(config)
-    model.load_state_dict(init_model(config).state_dict())
-    model.prompt_tokens, model.rows = args.prompt_tokens, 0
-    return model.to(device, dtype).eval()
+    return init_model(config).to(device, dtype).eval()
 
 
 def hf_model(model, device):
@@ -180,21 +176,22 @@ def hf_job(model, prompts, group, lengths, limit, device):
 
 def bench_sampler(args, device):
     model, limit = build(args, device), args.new_tokens
+    sampler.Step, Counted.prompt_tokens = Counted, args.prompt_tokens
     config, prompts, total = model.config, random_prompts(model.config, args), args.prompts * args.group
     seeds = [[(b, g) for g in range(args.group)] for b in range(args.prompts)]
     peer = hf_model(model, device) if args.peer else None
     rate, bandwidth = matmul_rate(device, next(model.parameters()).dtype), copy_rate(device)
     out = {"matmul_gflops": rate / 1e9, "copy_gb_per_s": bandwidth / 1e9}
     for name in ("fixed", "spread"):
-        model.hazard = lognormal_hazard(limit, device) if name == "spread" else None
+        Counted.hazard = lognormal_hazard(limit, device) if name == "spread" else None
         eos = {0} if name == "spread" else {config.vocab_size}
 
         def ours(new_tokens=limit):
-            model.rows = 0
+            Counted.rows = 0
             ours.rollouts = [r for g in generate(model, prompts, seeds, new_tokens, eos) for r in g]
 
         ours()
-        lengths, rows = [len(r.ids) for r in ours.rollouts], model.rows
+        lengths, rows = [len(r.ids) for r in ours.rollouts], Counted.rows
         jobs = {"ours": ours, "prefill": lambda: ours(1)}
         if peer:
             jobs["hf"] = hf_job(peer, prompts, args.group, lengths if name == "spread" else None, limit, device)

@@ -132,6 +132,8 @@ class Cache:
     def fork(self, owner, slots):
         """Make room for `slots` tokens of each response. owner: [N] ascending, whose prompt it answers."""
         self.response = self._empty(len(owner), slots, owner.device, self.prompt[0].dtype)
+        for kept in (self.prompt, self.response):  # keys lie [.., Dh, slots] from here on, as the products read them
+            kept[0] = kept[0].transpose(-1, -2).contiguous()
         self._group(owner)
 
     def _group(self, owner):
@@ -142,8 +144,9 @@ class Cache:
             owner, count = (alive.cumsum(0) - 1)[owner], count[alive]
         self.owner, self.group = owner, int(count.max())
         first = count.cumsum(0) - count
-        self.place = owner * self.group + torch.arange(len(owner), device=owner.device) - first[owner]
-        slot = torch.arange(self.prompt[0].shape[3], device=owner.device)
+        place = owner * self.group + torch.arange(len(owner), device=owner.device) - first[owner]
+        self.place = None if len(owner) == len(count) * self.group else place  # None: every place is taken
+        slot = torch.arange(self.prompt[1].shape[3], device=owner.device)
         hidden = torch.where(slot < self.lengths[:, None], 0.0, -torch.inf)  # [B, P]
         self.hidden = hidden[:, None, None].to(self.prompt[0].dtype)
 
@@ -151,7 +154,8 @@ class Cache:
         """Retire every response but the given ones ([n] ascending indices); a layer at a time is all it copies."""
         for i, tensor in enumerate(self.response):
             for layer in tensor:
-                layer[:len(rows), :, :self.length] = layer[rows, :, :self.length]
+                used = layer[..., :self.length] if i == 0 else layer[:, :, :self.length]
+                used[:len(rows)] = used[rows]
             self.response[i] = tensor[:, :len(rows)]
         self._group(self.owner[rows])
 
@@ -165,20 +169,20 @@ class Cache:
         (n, heads, _, d), kv_heads = q.shape, k.shape[1]
         b, g, r, end = len(self.lengths), self.group, heads // kv_heads, self.length + 1
         keys, values = (x[layer] for x in self.response)
-        keys[:, :, end - 1:end], values[:, :, end - 1:end] = k, v
+        keys[..., end - 1], values[:, :, end - 1] = k.squeeze(2), v.squeeze(2)
         q = q.reshape(n, kv_heads, r, d) * d ** -0.5
 
         def by_prompt(x):  # [N, Hk, r, z] -> [B, Hk, g r, z]; places of retired rows stay 0
-            grouped = x.new_zeros(b * g, kv_heads, r, x.shape[-1]).index_copy_(0, self.place, x)
-            return grouped.view(b, g, kv_heads, r, -1).transpose(1, 2).reshape(b, kv_heads, g * r, -1)
+            if self.place is not None:
+                x = x.new_zeros(b * g, *x.shape[1:]).index_copy_(0, self.place, x)
+            return x.view(b, g, kv_heads, r, -1).transpose(1, 2).reshape(b, kv_heads, g * r, -1)
 
         def by_row(x):  # and back
             rows = x.view(b, kv_heads, g, r, -1).transpose(1, 2).reshape(b * g, kv_heads, r, -1)
-            return rows[self.place]
+            return rows if self.place is None else rows[self.place]
 
-        to_prompt = by_row(by_prompt(q) @ self.prompt[0][layer].transpose(-1, -2) + self.hidden)
-        to_own = q @ keys[:, :, :end].transpose(-1, -2)
-        weight = torch.cat((to_prompt, to_own), -1).softmax(-1, dtype=torch.float32).to(q.dtype)
+        to_prompt = by_row(by_prompt(q) @ self.prompt[0][layer] + self.hidden)
+        weight = torch.cat((to_prompt, q @ keys[..., :end]), -1).softmax(-1, dtype=torch.float32).to(q.dtype)
         to_prompt, to_own = weight.split((to_prompt.shape[-1], end), -1)
         y = by_row(by_prompt(to_prompt) @ self.prompt[1][layer]) + to_own @ values[:, :, :end]
         return y.reshape(n, heads, 1, d)

@@ -24,7 +24,7 @@ import numpy as np
 OBJECTIVES = {"accuracy": 1.0, "clinical": 1.5, "consistency": 1.0, "thinking": 1.0, "grounding": 1.0, "coverage": 1.0}
 WEIGHTS = {"crpo": {"accuracy": 10.0, "clinical": 1.0, "consistency": 0.5},
            "grpo": {"accuracy": 10.0, "thinking": 1.0},
-           "grounded": {"accuracy": 2.0, "clinical": 1.0, "consistency": 0.5, "grounding": 3.0, "coverage": 1.0}}
+           "grounded": {"accuracy": 6.0, "clinical": 1.0, "consistency": 0.5, "grounding": 4.0, "coverage": 1.0}}
 
 READ = 24_000  # characters that the rules on words read of any text: 4,096 tokens of prose are about 20,000
 LONGEST_WORD = 48  # a longer token is noise; `</dx><conclusion>` and the longest drug names are shorter

@@ -69,7 +69,7 @@ class Config:
     epochs: float = option(1.0, "passes over the data, where --steps is 0")
     prompts: int = option(8, "B, prompts a step over all processes")
     group: int = option(8, "G, rollouts a prompt")
-    minibatches: int = option(1, "updates a step, each on its share of the prompts")
+    minibatches: int = option(2, "updates a step, each on its share of the prompts")
     micro_tokens: int = option(16384, "tokens that pass through the model at once, in training")
     checkpoint_layers: bool = option(False, "recompute layers in the backward pass, to save memory")
 
@@ -269,9 +269,9 @@ def main(config):
         raise ValueError("--temperature must be positive: greedy rollouts of a group are all the same")
     weights = objective_weights(config)
     processes = run.start()
-    share = processes.world * config.minibatches
-    if config.prompts % share:
-        raise ValueError(f"--prompts {config.prompts} must be a multiple of processes x minibatches = {share}")
+    for name, parts in (("processes", processes.world), ("minibatches", config.minibatches)):
+        if config.prompts % parts:
+            raise ValueError(f"--prompts {config.prompts} must be a multiple of the {parts} {name}")
     if config.top_p < 1 or config.top_k:
         processes.say("warning: top-p / top-k cut what is sampled but not what is trained, which biases the ratio")
     policy, tokenizer_files = run.resolve_model(config.model, config.tokenizer, config.seed)
@@ -348,10 +348,11 @@ def main(config):
         clock.append(time.perf_counter())
 
         # 4. Update, once for each minibatch, on the groups that have an advantage
-        updates, size = [], len(batch) // config.minibatches
-        flat, live = advantage.flatten().to(processes.device), advantage.any(1).repeat_interleave(config.group)
-        for i in range(0, len(batch), size):
-            rows = [n for n in range(i, i + size) if live[n] or refused]
+        updates, flat = [], advantage.flatten().to(processes.device)
+        for part in range(config.minibatches):
+            groups = [j for j, i in enumerate(mine) if i * config.minibatches // config.prompts == part
+                      and (refused or advantage[j].any())]
+            rows = [n for j in groups for n in range(j * config.group, (j + 1) * config.group)]
             updates.append(update(policy, optimizer, [batch[n] for n in rows], flat[rows],
                                   ref_logprob and [ref_logprob[n] for n in rows], beta, config, processes))
             schedule.step()

@@ -22,7 +22,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 
-PAPER = "--advantage sum --noise 0 --floor 0 --target-kl 0 --beta 0.001 --group 8 --prompts 8 --lr 4e-4"
+PAPER = "--advantage sum --noise 0 --floor 0 --target-kl 0 --beta 0.001 --group 8 --prompts 8 --minibatches 1 --lr 4e-4"
 # arm: (start, prompt of the evaluation, train_crpo.py's flags; None: not trained). Ours is train_crpo.py's default.
 TABLE1 = {
     "Baseline": ("base", "crpo", None),

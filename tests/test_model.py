@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import model as model_file
 from model import PRESETS, Cache, ModelError, Packed, init_model, load_config, load_model, save_model
-from sampler import generate
+from sampler import Step, generate
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = ["qwen2_tied", "qwen2_untied", "qwen3"]
@@ -153,14 +153,16 @@ def test_cached_decoding_equals_the_full_forward(name):
         first = model(ids[:, :9], attend=cache.prefill, last=prompt - 1)
         assert torch.allclose(first, model(ids)[torch.arange(3), prompt - 1], atol=1e-5)
         cache.fork(owner, 10)
+        step = Step(model, 20)
         for t in range(10):
             if t in (3, 6):
                 keep = torch.tensor([0, 1, 3, 5] if t == 3 else [1, 2, 3], device=DEVICE)  # of 6, then of 4
                 rows = rows[keep]
                 cache.keep(keep)
-            logits = model(continued[rows, t][:, None], positions=(prompt[owner[rows]] + t)[:, None], attend=cache.decode)
-            cache.length += 1
-            for row, logit in zip(rows.tolist(), logits[:, 0]):
+            position = prompt[owner[rows]] + t
+            logits = model(continued[rows, t][:, None], positions=position[:, None], attend=cache.decode)[:, 0]
+            assert torch.allclose(logits, step(continued[rows, t], position, cache), atol=1e-5)
+            for row, logit in zip(rows.tolist(), logits):
                 whole = torch.cat((ids[owner[row], :prompt[owner[row]]], continued[row, :t + 1]))
                 assert torch.allclose(logit, model(whole[None])[0, -1], atol=1e-5), (t, row)
 
