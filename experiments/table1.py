@@ -34,6 +34,8 @@ TABLE1 = {
 }
 ABLATIONS = {
     "Ours": TABLE1["Ours"],
+    "CRPO, two updates a step": ("base", "crpo", f"--objective crpo {PAPER} --minibatches 2"),
+    "one update a step": ("base", "crpo", "--minibatches 1"),
     "sum, not decoupled": ("base", "crpo", "--advantage sum"),
     "Eq 4's weights, decoupled": ("base", "crpo", "--objective crpo"),
     "without floor": ("base", "crpo", "--floor 0"),
