@@ -31,8 +31,9 @@ import rewards
 import run
 import sampler
 import train_crpo
+from checkpoint import save_model
 from data import load_tokenizer
-from model import LOGITS_AT_ONCE, PRESETS, Packed, init_model, save_model
+from model import LOGITS_AT_ONCE, PRESETS, Packed, init_model
 from sampler import generate
 
 LIBRARIES = {"hf": "transformers", "trl": "trl"}

@@ -20,8 +20,8 @@ from pathlib import Path
 import clinic
 import rewards
 import run
+from checkpoint import write_json
 from data import encode_prompts, load_questions, load_tokenizer
-from model import write_json
 from sampler import generate
 
 

@@ -22,7 +22,8 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-from model import PRESETS, Decoder, init_model, load_model, save_model, write_json
+from checkpoint import load_model, save_model, write_json
+from model import PRESETS, Decoder, init_model
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 KEPT_STATES = 2

@@ -244,8 +244,8 @@ def group_metrics(reward, scale, parts, names, rollouts, total, config, processe
     """
     advantage = parts.sum(-1, keepdim=True)  # [b, G, 1]
     flat = [r for group in rollouts for r in group]
-    columns = [*reward.sum((0, 1)), *reward.std(1).sum(0), *ties(reward, scale, config.noise).sum((0, 1)), *(parts * advantage).sum((0, 1))]
-    columns += [total.sum(), (advantage == 0).all(1).sum(), (advantage ** 2).sum()]
+    columns = [*reward.sum((0, 1)), *reward.std(1).sum(0), *ties(reward, scale, config.noise).sum((0, 1))]
+    columns += [*(parts * advantage).sum((0, 1)), total.sum(), (advantage == 0).all(1).sum(), (advantage ** 2).sum()]
     columns += [sum(len(r.ids) for r in flat), sum(not r.finished for r in flat), len(flat), len(rollouts)]
     *values, reward_sum, skipped, power, tokens, cut, n, groups = processes.sum([float(c) for c in columns])
     out = {"reward": reward_sum / n, "length": tokens / n, "cut": cut / n, "skipped": skipped / groups}

@@ -15,8 +15,9 @@ import torch
 import clinic
 import run
 import train_crpo
+from checkpoint import load_model, save_model
 from data import load_questions, load_tokenizer
-from model import PRESETS, init_model, load_model, save_model
+from model import PRESETS, init_model
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ["medqa_us_dev_400.jsonl", "medmcqa_dev_300.jsonl", "medxpertqa_text_150.jsonl"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import model as model_file
-from model import ModelError, load_model
+import checkpoint
+from checkpoint import ModelError, load_model
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -64,7 +64,7 @@ def test_an_index_names_files_of_its_directory_only(file, tmp_path):
     ("layer_types", 3), ("tie_word_embeddings", "false"), ("torch_dtype", ["float32"]), ("model_type", ["qwen2"]),
 ])
 def test_absurd_configs_are_refused_before_anything_is_built(key, value, tmp_path, monkeypatch):
-    monkeypatch.setattr(model_file, "Decoder", lambda config: pytest.fail("built"))
+    monkeypatch.setattr(checkpoint, "Decoder", lambda config: pytest.fail("built"))
     shutil.copytree(GOLDEN / "qwen2_tied", tmp_path / "m")
     path = tmp_path / "m" / "config.json"
     raw = json.loads(path.read_text())

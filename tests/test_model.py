@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import model as model_file
-from model import PRESETS, Cache, ModelError, Packed, init_model, load_config, load_model, save_model
+from checkpoint import ModelError, load_config, load_model, save_model
+from model import PRESETS, Cache, Packed, init_model
 from sampler import Step, generate
 
 GOLDEN = Path(__file__).parent / "golden"
