@@ -140,12 +140,11 @@ def build(args, device):
     return init_model(config).to(device, dtype).eval()
 
 
-def hf_model(model, device):
+def hf_model(model, device, directory):
+    """The same weights as transformers' class, by way of a directory (which TRL reads again, for its reference)."""
     from transformers import AutoModelForCausalLM
-    with tempfile.TemporaryDirectory() as directory:
-        save_model(directory, model.config, dict(model.named_parameters()), [2], 2)
-        dtype = next(model.parameters()).dtype
-        return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).to(device).eval()
+    save_model(directory, model.config, dict(model.named_parameters()), [2], 2)
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=next(model.parameters()).dtype).to(device).eval()
 
 
 def hf_job(model, prompts, group, lengths, limit, device):
@@ -180,7 +179,8 @@ def bench_sampler(args, device):
     sampler.Step, Counted.prompt_tokens = Counted, args.prompt_tokens
     config, prompts, total = model.config, random_prompts(model.config, args), args.prompts * args.group
     seeds = [[(b, g) for g in range(args.group)] for b in range(args.prompts)]
-    peer = hf_model(model, device) if args.peer else None
+    with tempfile.TemporaryDirectory() as directory:
+        peer = hf_model(model, device, directory) if args.peer else None
     rate, bandwidth = matmul_rate(device, next(model.parameters()).dtype), copy_rate(device)
     out = {"matmul_gflops": rate / 1e9, "copy_gb_per_s": bandwidth / 1e9}
     for name in ("fixed", "spread"):
@@ -296,7 +296,6 @@ def trl_seconds(args, between):
     from transformers import PreTrainedTokenizerFast, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    model = hf_model(init_model(PRESETS[args.preset]), "cpu").float()
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(Path(train_crpo.ASSET) / "tokenizer.json"),
                                         eos_token="<|im_end|>", pad_token="<|endoftext|>")
     word = next(t for t in (" fever", " cough", "a") if len(tokenizer(t)["input_ids"]) == 1)
@@ -312,6 +311,7 @@ def trl_seconds(args, between):
             between()
 
     with tempfile.TemporaryDirectory() as directory:
+        model = hf_model(init_model(PRESETS[args.preset]), "cpu", directory)
         settings = GRPOConfig(output_dir=directory, per_device_train_batch_size=args.prompts * args.group,
                               num_generations=args.group, max_completion_length=args.new_tokens, beta=0.001,
                               num_iterations=1, temperature=1.0, max_steps=args.rounds + 1, learning_rate=1e-6,

@@ -340,29 +340,30 @@ class Decoder(nn.Module):
             hidden = hidden[torch.arange(len(last), device=last.device), last]
         return self._head(hidden)
 
-    def token_logprobs(self, packed, temperature=1.0, entropy_grad=False):
+    def token_logprobs(self, packed, temperature=1.0, entropy=True, entropy_grad=False):
         """Log-probability of each response token given the tokens before it, and the entropy it was drawn from.
 
         packed: Packed, m response tokens. -> logprob, entropy: [m] float32, of softmax(logits / temperature). Chunks of
         the vocabulary projection are recomputed in the backward pass, so that no more than LOGITS_AT_ONCE logits exist
-        at a time. Gradients flow through the entropy only with entropy_grad.
+        at a time. Without `entropy` that is None; gradients flow through it only with entropy_grad.
         """
         hidden = self._hidden(packed.ids, packed.positions, packed.attend)[0].index_select(0, packed.source)  # [m, D]
 
         def chunk_logprobs(hidden, labels):
-            logits = self._head(hidden).float() / temperature  # [c, V]
-            lse = logits.logsumexp(-1)
-            logprob = logits.gather(-1, labels[:, None]).squeeze(-1) - lse
-            with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
-                entropy = lse - ((logits - lse[:, None]).exp() * logits).sum(-1)
-            return logprob, entropy
+            logits = self._head(hidden).float()  # [c, V]
+            logprobs = (logits / temperature if temperature != 1 else logits).log_softmax(-1)
+            mean = None
+            if entropy:
+                with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
+                    mean = -(logprobs.exp() * logprobs).sum(-1)
+            return logprobs.gather(-1, labels[:, None]).squeeze(-1), mean
 
         size = max(1, LOGITS_AT_ONCE // self.config.vocab_size)
         if len(packed.labels) <= size:
             return chunk_logprobs(hidden, packed.labels)
         chunks = [checkpoint(chunk_logprobs, h, l, use_reentrant=False)
                   for h, l in zip(hidden.split(size), packed.labels.split(size))]
-        return torch.cat([c[0] for c in chunks]), torch.cat([c[1] for c in chunks])
+        return torch.cat([c[0] for c in chunks]), torch.cat([c[1] for c in chunks]) if entropy else None
 
 
 def init_model(config, seed=0):

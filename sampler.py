@@ -12,6 +12,7 @@ batch shape (in float32 no token changes but by a chance of about 1e-7; in bfloa
 Legend: B prompts, G rollouts, N rows = rollouts still running, T tokens, P longest prompt, S cache slots, V vocabulary.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,16 +150,35 @@ def generate(model, prompts, seeds, max_new_tokens, eos_ids, temperature=1.0, to
     """
     if any(not prompt for prompt in prompts):
         raise ValueError("an empty prompt has nothing to continue")
-    group = max((len(s) for s in seeds), default=0)
-    batch = max(1, max_rows // max(group, 1)) if max_rows else max(len(prompts), 1)
-    out = []
-    for i in range(0, len(prompts), batch):
-        out += _generate(model, prompts[i:i + batch], seeds[i:i + batch], max_new_tokens, eos_ids, temperature, top_p,
-                         top_k)
-    return out
+    if not prompts:
+        return []
+    group = max(len(s) for s in seeds)
+    step = Step(model, max(map(len, prompts)) + max_new_tokens)
+    # A decode step's products are too small to be shared by a CPU's threads, so each thread takes prompts of its own.
+    threads = min(torch.get_num_threads(), len(prompts)) if step.sin.device.type == "cpu" else 1
+    batch = -(-len(prompts) // threads)
+    if max_rows:
+        batch = max(1, min(batch, max_rows // (group * threads)))
+
+    @torch.no_grad()
+    def run(i):
+        if threads > 1:
+            torch.set_num_threads(1)  # of this thread; what a thread started later has is set back below
+        return _generate(step, prompts[i:i + batch], seeds[i:i + batch], max_new_tokens, eos_ids, temperature, top_p, top_k)
+
+    starts = range(0, len(prompts), batch)
+    if threads == 1:
+        return [rollouts for i in starts for rollouts in run(i)]
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return [rollouts for part in pool.map(run, starts) for rollouts in part]
+    finally:
+        torch.set_num_threads(before)
 
 
-def _generate(model, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p, top_k):
+def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p, top_k):
+    model = step.model
     weight = model.model.embed_tokens.weight
     device, dtype = weight.device, weight.dtype
     lengths = torch.tensor([len(p) for p in prompts], device=device)
@@ -172,7 +192,6 @@ def _generate(model, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p
     owner = torch.tensor([i for i, s in enumerate(seeds) for _ in s], device=device)  # [N] whose prompt
     logits, lengths = logits[owner], lengths[owner]
     cache.fork(owner, max_new_tokens)
-    step = Step(model, longest + max_new_tokens)
     noise = np.stack([uniforms(seed, max_new_tokens) for group in seeds for seed in group])
     noise = torch.from_numpy(noise).to(device)  # [N, max_new_tokens]
     eos = torch.tensor(sorted(eos_ids), device=device)

@@ -70,7 +70,7 @@ class Config:
     prompts: int = option(8, "B, prompts a step over all processes")
     group: int = option(8, "G, rollouts a prompt")
     minibatches: int = option(2, "updates a step, each on its share of the prompts")
-    micro_tokens: int = option(16384, "tokens that pass through the model at once, in training")
+    micro_tokens: int = option(4096, "tokens that pass through the model at once, in training")
     checkpoint_layers: bool = option(False, "recompute layers in the backward pass, to save memory")
 
     temperature: float = option(1.0, "of sampling, and of the probabilities that are trained")
@@ -192,10 +192,10 @@ def micro_batches(batch, limit):
     return parts
 
 
-def logprobs_of(model, batch, config, device, entropy_grad=False):
-    """(logprob, entropy) of the response tokens of a list of (prompt ids, rollout): [n] each."""
+def logprobs_of(model, batch, config, device, **entropy):
+    """(logprob, entropy) of the response tokens of a list of (prompt ids, rollout): [n] each (Decoder.token_logprobs)."""
     packed = Packed([p for p, _ in batch], [r.ids for _, r in batch], device)
-    return model.token_logprobs(packed, config.temperature, entropy_grad)
+    return model.token_logprobs(packed, config.temperature, **entropy)
 
 
 def update(model, optimizer, batch, advantage, ref_logprob, beta, config, processes):
@@ -219,7 +219,7 @@ def update(model, optimizer, batch, advantage, ref_logprob, beta, config, proces
         lengths = torch.tensor([len(r.ids) for _, r in rows], device=processes.device)
         old = torch.tensor([x for _, r in rows for x in r.logprobs], device=processes.device)  # [n]
         a = advantage[part].float().repeat_interleave(lengths)  # [n]
-        logprob, entropy = logprobs_of(model, rows, config, processes.device, config.entropy_bonus != 0)
+        logprob, entropy = logprobs_of(model, rows, config, processes.device, entropy_grad=config.entropy_bonus != 0)
         loss, clipped = policy_loss(logprob, old, a, config.clip)
         if ref_logprob is not None:
             loss = loss + beta * kl_penalty(logprob, torch.cat([ref_logprob[n] for n in part]))
@@ -422,7 +422,7 @@ def reference_logprobs(reference, batch, config, processes):
     parts = micro_batches(batch, config.micro_tokens)
     for part in parts + [[]] * (max(processes.gather(len(parts))) - len(parts)):
         rows = [batch[n] for n in part] or EMPTY
-        logprob, _ = logprobs_of(reference, rows, config, processes.device)
+        logprob, _ = logprobs_of(reference, rows, config, processes.device, entropy=False)
         for n, values in zip(part, logprob.split([len(r.ids) for _, r in rows])):
             out[n] = values
     return out

@@ -77,7 +77,8 @@ def load_sequences(config, tokenizer, context):
 
 def sequence_loss(model, rows, device):
     """Sum of the negative log-likelihood over the response tokens of rows."""
-    logprob, _ = model.token_logprobs(Packed([p for p, _, _ in rows], [r for _, r, _ in rows], device))
+    packed = Packed([p for p, _, _ in rows], [r for _, r, _ in rows], device)
+    logprob, _ = model.token_logprobs(packed, entropy=False)
     return -logprob.sum()
 
 
