@@ -59,12 +59,12 @@ class Question:
     meta: dict = field(default_factory=dict)
 
 
-def _text(row, name):
+def _text(row, name, where="field"):
     """The text of a field; white space around it is the only thing ever removed."""
     if name not in row:
-        raise DataError(f"field {name}: missing")
+        raise DataError(f"{where} {name}: missing")
     if not isinstance(row[name], str) or not row[name].strip():
-        raise DataError(f"field {name}: expected text, found {reprlib.repr(row[name])}")
+        raise DataError(f"{where} {name}: expected text, found {reprlib.repr(row[name])}")
     return row[name].strip()
 
 
@@ -81,10 +81,7 @@ def _options(row):
         raise DataError(f"field options: expected at least two, by letter, found {reprlib.repr(texts)}")
     if sorted(texts) != list(LETTERS[:len(texts)]):
         raise DataError(f"field options: letters {reprlib.repr(sorted(texts))} do not run from A on")
-    for letter, text in texts.items():
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"field options: {letter}: expected text, found {reprlib.repr(text)}")
-    return {letter: texts[letter].strip() for letter in sorted(texts)}
+    return {letter: _text(texts, letter, "field options:") for letter in sorted(texts)}
 
 
 def _key(row, name, options):
@@ -216,10 +213,9 @@ def _load(path, skip_bad_rows, mcqa_zero_based, responses):
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
-            lines = file.read().split(b"\n")
+            lines = file.read().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
-    lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
     good, bad, first, seen = [], 0, {}, set()
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -232,6 +228,8 @@ def _load(path, skip_bad_rows, mcqa_zero_based, responses):
             earlier, same = first.setdefault(question.id, (number, asked))
             if asked != same or (question.id, *record[1:]) in seen:
                 raise DataError(f"field id: {question.id[:60]!r} stands in line {earlier} already; rename one")
+            seen.add((question.id, *record[1:]))
+            good.append(record)
         except DataError as error:
             message = f"{path}:{number}: {error}"
             if isinstance(error, CountingError):
@@ -240,9 +238,6 @@ def _load(path, skip_bad_rows, mcqa_zero_based, responses):
                 raise DataError(f"{message} (--skip-bad-rows goes on without such rows)") from None
             bad += 1
             print(f"skipped {message}", file=sys.stderr)
-        else:
-            seen.add((question.id, *record[1:]))
-            good.append(record)
     if bad:
         print(f"{path}: skipped {bad} bad rows, kept {len(good)}", file=sys.stderr)
     if not good:
@@ -311,8 +306,7 @@ class Tokenizer:
 
     def encode(self, text):
         """Ids of plain text. Lone surrogates, which no tokenizer takes, are encoded as '?'."""
-        clean = text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
-        return self.core.encode(clean, add_special_tokens=False).ids
+        return self.core.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
 
     def decode(self, ids):
         """Text of ids. Nothing a policy writes is invisible to the verifiers: special tokens show, and ids that a

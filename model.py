@@ -44,22 +44,17 @@ class ModelConfig:
     torch_dtype: str = "bfloat16"
 
 
-def _preset(model_type, vocab, layers, hidden, mlp, heads, kv_heads, head_dim, tied, dtype="bfloat16", context=32768,
-            theta=1e6):
-    return ModelConfig(model_type, vocab, hidden, mlp, layers, heads, kv_heads, head_dim, context, 1e-6, theta, tied,
-                       dtype)
-
-
 # Published shapes, for random initialisation; `tiny` is the embedded clinic model (its vocabulary is the tokenizer's).
+# The numbers stand in the order of ModelConfig's fields.
 PRESETS = {
-    "tiny": _preset("qwen2", 2048, 3, 128, 352, 4, 2, 32, True, "float32", 1024, 1e4),
-    "Qwen2.5-0.5B": _preset("qwen2", 151936, 24, 896, 4864, 14, 2, 64, True),
-    "Qwen2.5-1.5B": _preset("qwen2", 151936, 28, 1536, 8960, 12, 2, 128, True),
-    "Qwen2.5-3B": _preset("qwen2", 151936, 36, 2048, 11008, 16, 2, 128, True),
-    "Qwen2.5-7B": _preset("qwen2", 152064, 28, 3584, 18944, 28, 4, 128, False),
-    "Qwen3-0.6B": _preset("qwen3", 151936, 28, 1024, 3072, 16, 8, 128, True, context=40960),
-    "Qwen3-1.7B": _preset("qwen3", 151936, 28, 2048, 6144, 16, 8, 128, True, context=40960),
-    "Qwen3-4B": _preset("qwen3", 151936, 36, 2560, 9728, 32, 8, 128, True, context=40960),
+    "tiny": ModelConfig("qwen2", 2048, 128, 352, 3, 4, 2, 32, 1024, rope_theta=1e4, torch_dtype="float32"),
+    "Qwen2.5-0.5B": ModelConfig("qwen2", 151936, 896, 4864, 24, 14, 2, 64),
+    "Qwen2.5-1.5B": ModelConfig("qwen2", 151936, 1536, 8960, 28, 12, 2, 128),
+    "Qwen2.5-3B": ModelConfig("qwen2", 151936, 2048, 11008, 36, 16, 2, 128),
+    "Qwen2.5-7B": ModelConfig("qwen2", 152064, 3584, 18944, 28, 28, 4, 128, tie_word_embeddings=False),
+    "Qwen3-0.6B": ModelConfig("qwen3", 151936, 1024, 3072, 28, 16, 8, 128, 40960),
+    "Qwen3-1.7B": ModelConfig("qwen3", 151936, 2048, 6144, 28, 16, 8, 128, 40960),
+    "Qwen3-4B": ModelConfig("qwen3", 151936, 2560, 9728, 36, 32, 8, 128, 40960),
 }
 
 
@@ -189,7 +184,7 @@ class Packed:
         owner = [index.setdefault(tuple(p), len(index)) for p in prompts]
         fed = [r[:-1] for r in responses]
         self.lengths = [len(r) for r in responses]
-        pieces = [*map(list, index), *fed]
+        pieces = [*index, *fed]
         sizes = torch.tensor([len(x) for x in pieces])
         starts = sizes.cumsum(0) - sizes
         n = len(index)
@@ -215,11 +210,12 @@ class Packed:
 
     @staticmethod
     def _padded(starts, sizes, device):
-        """Where the tokens of pieces stand in the row [count, longest] (padding: the piece's first place), and where
-        the real ones of these are, flat."""
+        """Where the tokens of pieces stand in the row [count, longest] (padding: place 0), and where the real ones of
+        these are, flat."""
         slot = torch.arange(int(sizes.max()))
         real = slot < sizes[:, None]
-        return (torch.where(real, starts[:, None] + slot, 0).to(device), real.flatten().nonzero().squeeze(-1).to(device))
+        places = torch.where(real, starts[:, None] + slot, 0)
+        return places.to(device), real.flatten().nonzero().squeeze(-1).to(device)
 
     def attend(self, layer, q, k, v):
         """Attention of the whole row: prompts causally, responses to their prompt and themselves. q: [1, H, n, Dh]"""
@@ -248,17 +244,14 @@ class Packed:
 class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
-        width, bias = config.head_dim, config.model_type == "qwen2"
+        width, qwen2 = config.head_dim, config.model_type == "qwen2"
         self.head_dim = width
-        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * width, bias=bias)
-        self.k_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * width, bias=bias)
-        self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * width, bias=bias)
+        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * width, bias=qwen2)
+        self.k_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * width, bias=qwen2)
+        self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * width, bias=qwen2)
         self.o_proj = nn.Linear(config.num_attention_heads * width, config.hidden_size, bias=False)
-        if config.model_type == "qwen3":
-            self.q_norm = RMSNorm(width, config.rms_norm_eps)
-            self.k_norm = RMSNorm(width, config.rms_norm_eps)
-        else:
-            self.q_norm = self.k_norm = nn.Identity()
+        self.q_norm = nn.Identity() if qwen2 else RMSNorm(width, config.rms_norm_eps)
+        self.k_norm = nn.Identity() if qwen2 else RMSNorm(width, config.rms_norm_eps)
 
     def forward(self, x, cos, sin, attend):
         n, t, _ = x.shape

@@ -11,12 +11,12 @@ raises, and time is linear in the text. A policy under optimisation is an advers
 might be earned without being deserved is not given.
 """
 
-import operator
 import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 
 import numpy as np
 
@@ -54,16 +54,17 @@ def boxes(text):
         if not part.startswith("{"):
             continue  # the bare word, without braces, is no box
         inside, closing, _ = part[1:].partition("}")
-        if closing and "{" not in inside:  # most are flat
+        if closing and "{" not in inside:  # most are flat, and counting braces takes three times as long
             yield inside
             continue
-        depth, place = 0, 0
+        depth = 0
         for brace in BRACE.finditer(part):
             depth += 1 if brace[0] == "{" else -1
-            place = brace.start()
             if depth == 0:
+                yield part[1:brace.start()]
                 break
-        yield part[1:place] if depth == 0 else None
+        else:
+            yield None
 
 
 def box_letter(content, options):
@@ -82,7 +83,7 @@ def box_letter(content, options):
         return letter
     if len(same_text) == 1:
         return same_text[0]
-    if letter in options and rest[0] in ".):" and fold(rest[1:]) in ("", fold(options[letter])):
+    if letter in options and rest[0] in ".):" and fold(rest[1:]) == fold(options[letter]):
         return letter
     return None
 
@@ -103,14 +104,12 @@ def extract_answer(response, options):
     """
     if not any(True for tag in ("conclusion", "answer") for block in blocks(response, tag) for _ in boxes(block)):
         return None
-    answer, seen = None, set()
-    for content in boxes(response):
-        if content not in seen:
-            seen.add(content)
-            letter = box_letter(content, options)
-            if letter is None or answer not in (None, letter):
-                return None
-            answer = letter
+    answer = None
+    for content in set(boxes(response)):
+        letter = box_letter(content, options)
+        if letter is None or answer not in (None, letter):
+            return None
+        answer = letter
     return answer
 
 
@@ -126,7 +125,6 @@ TIME = re.compile(r"(?<!\d)\d{1,3}[- ](?:year|month|week|day|hour)s?\b(?:[- ]old
 SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
 # an option's letter as "B)", a number, a word, or one of the marks that the rules look at
 TOKEN = re.compile(r"(?<!\w)[A-Z]\)|(?:(?<!\w)[-−+])?\d[\d.,/]*|[^\W_]+|[%°℃℉,:]")
-WORD = re.compile(r"[^\W_]+")
 
 
 @lru_cache(maxsize=8192)  # texts repeat their words
@@ -145,6 +143,11 @@ def tokens_of(text):
     return [normal(token) for token in TOKEN.findall(text)]
 
 
+def as_line(tokens):
+    """Tokens as " token token ", in which a phrase of the same form is found by `in`."""
+    return f" {' '.join(tokens)} "
+
+
 def is_number(token):
     return token[:1].isdigit() or token[:1] in "-+" and token[1:2].isdigit()
 
@@ -157,27 +160,26 @@ STOP = word_set("""a an the of to in on at by for from as is are was were be bee
     there here he she him his her hers they their them we our i my you your and or also both than then so too very more
     most all any some each such which who whom whose what when where how why if into onto over under about after before
     per during do does did has have had having can could will shall may might must s t , :""")
+PATIENT = word_set("patient he she man woman boy girl child infant")
 # words of any case: naming them says nothing about this one
-GENERIC = word_set("""patient man woman male female boy girl child infant baby person case finding feature sign symptom
-    presentation history exam examination result evidence picture diagnosis answer option choice question condition
-    disease disorder one other another following physician doctor hospital emergency department clinic year month week
-    day hour old ago age present presented presenting show shown reveal report complain come brought state note found
-    seen given include known likely best correct reason clinical overall together combination typical typically classic
-    usually here well physical vital laboratory study mother father wife husband say said tell told
-    also noticed past recent recently otherwise appear""")
+GENERIC = PATIENT | word_set("""male female baby person case finding feature sign symptom presentation history exam
+    examination result evidence picture diagnosis answer option choice question condition disease disorder one other
+    another following physician doctor hospital emergency department clinic year month week day hour old ago age present
+    presented presenting show shown reveal report complain come brought state note found seen given include known likely
+    best correct reason clinical overall together combination typical typically classic usually well physical vital
+    laboratory study mother father wife husband say said tell told noticed past recent recently otherwise appear""")
 # how much and how long: a finding is the same without them
 DEGREES = word_set("""mild moderate severe marked slightly progressively gradually worsening increasingly intermittent
     occasional recurrent persistent sudden onset several multiple""")
-INFERENCE = word_set("""suggest suggested suggesting suggestive support supported supporting indicate indicated
-    indicating indicative point pointing consistent because due explain explained explaining argue arguing against
-    likely unlikely therefore thus hence since favor favour favoring favouring fit match confirm confirmed confirming
-    imply implying characteristic diagnostic exclude excluded rule ruled""")
 ATTRIBUTION = word_set("""consistent support suggest indicate favor favour argue confirm fit match imply suggesting
     supporting indicating favoring favouring confirming implying""")
 POINTS = ATTRIBUTION | {"point", "pointing"}
+INFERENCE = POINTS | word_set("""suggested suggestive supported indicated indicative because due explain explained
+    explaining arguing against likely unlikely therefore thus hence since confirmed characteristic diagnostic exclude
+    excluded rule ruled""")
 EVIDENCED = word_set("supported suggested indicated favored favoured confirmed")  # "by" what follows
-NOT_BEFORE = word_set("""no without lack lacking lacked deny denies denied denying absence absent negative neither nor
-    never""")
+DENIES = word_set("deny denies denied denying without negative")
+NOT_BEFORE = DENIES | word_set("no lack lacking lacked absence absent neither nor never")
 NOT_AFTER = word_set("absent missing lacking negative")
 NOT_SEEN = word_set("present seen found noted reported observed abnormal elevated")
 REJECT = word_set("""unlikely less ruled rule incorrect wrong not exclude excluded excluding against inconsistent
@@ -189,7 +191,6 @@ GENERAL = word_set("""would typically usually often commonly classically general
     normal range threshold criterion criteria reference cutoff if expected should""")
 BOUNDARY = word_set("""because since that which so therefore thus hence while although but however whereas as unlikely
     likely : due given""")
-PATIENT = word_set("patient he she man woman boy girl child infant")
 HAS = word_set("has had have present report complain exhibit experience develop")
 CLAIM_STOPS = BOUNDARY | ATTRIBUTION | PATIENT
 HEDGED = word_set("likely probably suspected suspect diagnosis therefore")
@@ -200,8 +201,7 @@ JOINTS = frozenset((",", "and", "with", "or", "plus", "both"))
 AUXILIARY = STOP | {"not"}  # between a subject and its verb: "does not fit"
 COPULA = word_set("is are was were")
 CLAIM_ENDS = NOT_BEFORE | NOT_AFTER | COPULA | word_set("not")
-UNITS = word_set("""% ° ℃ ℉ c f mg g kg mcg µg μg ng pg l dl ml µl mmol meq iu u mm cm mmhg hg min bpm mosm
-    kpa""")
+UNITS = word_set("% ° ℃ ℉ c f mg g kg mcg µg μg ng pg l dl ml µl mmol meq iu u mm cm mmhg hg min bpm mosm kpa")
 
 
 def sentences(text):
@@ -225,7 +225,6 @@ CLAUSE = re.compile(r",(?!\d)|[;:()\n]|\b(?:and|with|but|who|which|that|because|
                     r"|shows?|showed|reveals?|revealed|demonstrates?|presents?|complains?|reports?|states|includes?"
                     r"|including|due to|is significant for|is notable for)\b", re.IGNORECASE)
 ASKS = word_set("which what how why who following next step diagnosis cause mechanism appropriate except true false")
-DENIES = word_set("deny denies denied denying without negative")
 
 
 @dataclass(frozen=True)
@@ -250,7 +249,6 @@ class Case:
     index: dict
     line: str  # the stem as " token token "
     words: frozenset  # of the stem
-    numbers: frozenset  # of stem and options
     values: dict  # the name of a measured thing -> the values the stem gives it
     options: dict  # letter -> its text as " token token "
     names: tuple  # (what names an option in such a line, its letter)
@@ -297,17 +295,15 @@ def read_case(stem, options):
             index.setdefault(word, []).append(place)
         for word in finding.words - UNITS if finding.numbers else ():
             values.setdefault(word, set()).update(finding.numbers)
-    texts = {letter: tokens_of(text[:READ]) for letter, text in options}
-    tokens = tokens_of(stem[:READ])
-    lines = {letter: f" {' '.join(t)} " for letter, t in texts.items()}
+    line = as_line(tokens_of(stem[:READ]))
+    lines = {letter: as_line(tokens_of(text[:READ])) for letter, text in options}
     names = [(name, letter) for letter, text in lines.items()
              for name in (f" {letter}) ", f" option {letter.lower()} ", text) if len(name) > 3]
-    numbers = frozenset(t for part in (tokens, *texts.values()) for t in part if is_number(t))
     letters = Counter(script(c) for c in stem[:READ] + "".join(text[:READ] for _, text in options) if c.isalpha())
-    scripts = {name for name, n in letters.items() if 10 * n >= letters.total()}
-    line = f" {' '.join(tokens)} "
-    return Case(tuple(findings), index, line, frozenset(tokens), numbers, values, lines, tuple(names),
-                frozenset(w for t in texts.values() for w in t) - STOP, frozenset(scripts | {"LATIN"}))
+    scripts = frozenset(name for name, n in letters.items() if 10 * n >= letters.total()) | {"LATIN"}
+    option_words = frozenset("".join(lines.values()).split()) - STOP
+    return Case(tuple(findings), index, line, frozenset(line.split()), values, lines, tuple(names), option_words,
+                scripts)
 
 
 def case_of(question):
@@ -344,13 +340,10 @@ def mentions(sentence, case):
         want = case.findings[finding]
         size = len(want.words) + len(want.numbers) + 1
         free = [p for p in places[finding] if p[1] not in used]
-        starts = range(len(free)) if want.met_by({sentence[p] for _, p in free}) else ()
         windows = []
-        for start in starts:
-            window = {}  # word -> where it first stands
-            for order, position in free[start:start + size]:
-                if order < free[start][0] + size:
-                    window.setdefault(sentence[position], position)
+        for start, (first, _) in enumerate(free):
+            near = reversed(free[start:start + size])
+            window = {sentence[p]: p for order, p in near if order < first + size}  # word -> where it first stands
             if want.met_by(window.keys()):
                 windows.append(sorted(window.values()))
         if windows:  # the fullest, then the closest: "shoulder tip pain" must not take the pain of "epigastric pain"
@@ -368,14 +361,13 @@ def framed(response, first, second):
     Each of the four tags stands exactly once, counted without regard to case and white space, so that a misspelt
     second copy counts too; nothing but white space lies around and between.
     """
-    text, squeezed = response.strip(), "".join(response.lower().split())
+    squeezed = "".join(response.lower().split())
     tags = (f"<{first}>", f"</{first}>", f"<{second}>", f"</{second}>")
-    if any(text.count(tag) != 1 or squeezed.count(tag) != 1 for tag in tags):
+    if any(squeezed.count(tag) != 1 for tag in tags):
         return None
-    a, b, c, d = (text.index(tag) for tag in tags)
-    if not (a == 0 and a < b < c < d and d + len(tags[3]) == len(text)) or text[b + len(tags[1]):c].strip():
-        return None
-    return text[len(tags[0]):b], text[c + len(tags[2]):d]
+    # Linear in the text, as each tag can stand in one place only.
+    found = re.fullmatch(r"\s*{}(.*){}\s*{}(.*){}\s*".format(*tags), response, re.DOTALL)
+    return found and found.groups()
 
 
 def has_content(text, options):
@@ -383,12 +375,10 @@ def has_content(text, options):
     return is_real(text) or any(box_letter(content, options) for content in boxes(text))
 
 
-def systems(dx):
-    """(System 1, System 2) of a dx part: each heading once, in order, each followed by real text; else None."""
-    if dx.count("System 1:") != 1 or dx.count("System 2:") != 1:
-        return None
-    first, _, second = dx.partition("System 1:")[2].partition("System 2:")
-    return (first, second) if is_real(first) and is_real(second) else None
+def has_systems(dx):
+    """Whether a dx part holds the headings of System 1 and System 2 once each, in order, each before real text."""
+    _, *parts = re.split("(System [12]:)", dx)
+    return parts[::2] == ["System 1:", "System 2:"] and all(map(is_real, parts[1::2]))
 
 
 def is_copy(conclusion, dx, case):
@@ -401,23 +391,22 @@ def is_copy(conclusion, dx, case):
     stream, words = [t for sentence in dx for t in sentence], [t for sentence in conclusion for t in sentence]
     run = min(COPIED_RUN, len(words))
     runs = {tuple(stream[i:i + run]) for i in range(len(stream) - run + 1)}
-    copied, place, quoted = bytearray(len(words)), 0, case.words | STOP
+    copied, place, quoted = np.zeros(len(words), dtype=bool), 0, case.words | STOP
     for sentence in conclusion:
         if len(sentence) >= 4 and tuple(sentence) in theirs:
-            copied[place:place + len(sentence)] = b"\1" * len(sentence)
+            copied[place:place + len(sentence)] = True
         place += len(sentence)
     for i in range(len(words) - run + 1):
         if tuple(words[i:i + run]) in runs and not quoted.issuperset(words[i:i + run]):
-            copied[i:i + run] = b"\1" * run
-    return 2 * sum(copied) > len(words)
+            copied[i:i + run] = True
+    return 2 * copied.sum() > len(words)
 
 
 def phrases_of(said, case, chosen):
     """The question's phrases that sentences repeat: places of findings, and "answer" if they name the chosen option."""
     found = {f for sentence in said for f in mentions(sentence, case)}
-    line = f" {' '.join(t for sentence in said for t in sentence)} "
-    named = chosen is not None and case.options[chosen].strip() and case.options[chosen] in line
-    return found | {"answer"} if named else found
+    line, name = as_line(t for sentence in said for t in sentence), case.options.get(chosen, "")
+    return found | {"answer"} if name.strip() and name in line else found
 
 
 def cross_references(response, question, dx, conclusion):
@@ -428,11 +417,9 @@ def cross_references(response, question, dx, conclusion):
     """
     case, chosen = case_of(question), extract_answer(response, question.options)
     dx, conclusion = sentences(dx), sentences(conclusion)
-    said = [s for s in dx if len(s) < COPIED_RUN or f" {' '.join(s)} " not in case.line]
-    repeated = phrases_of(conclusion, case, chosen)
-    if len(repeated) < 2 or len(repeated & phrases_of(said, case, chosen)) < 2:
-        return False
-    return not is_copy(conclusion, dx, case)
+    said = [s for s in dx if len(s) < COPIED_RUN or as_line(s) not in case.line]
+    repeated = phrases_of(conclusion, case, chosen) & phrases_of(said, case, chosen)
+    return len(repeated) >= 2 and not is_copy(conclusion, dx, case)
 
 
 def clinical(response, question):
@@ -441,7 +428,7 @@ def clinical(response, question):
     Form (PAPER.md, "Our reading"): <dx>System 1: ... System 2: ...</dx><conclusion>...</conclusion>, nothing outside.
     """
     parts = framed(response, "dx", "conclusion")
-    if parts is None or systems(parts[0]) is None or not has_content(parts[1], question.options):
+    if parts is None or not has_systems(parts[0]) or not has_content(parts[1], question.options):
         return 0.0
     return 1.5 if cross_references(response, question, *parts) else 1.0
 
@@ -488,28 +475,25 @@ def is_effective(token, visible, scripts):
 
 
 def loops(tokens):
-    """Marks (1) on the tokens of a repeated loop, without regard to case and end marks.
+    """Which tokens are part of a repeated loop (array of bool), without regard to case and end marks.
 
     Marked is, from its third copy, a run of up to LONGEST_PERIOD tokens back to back, and a sentence of four tokens or
     more wherever it stands.
     """
-    plain = {t: t.lower().strip(".,;:!?") for t in set(tokens)}
-    plain = [plain[t] for t in tokens]
-    marked = bytearray(len(tokens))
-    number = {t: i for i, t in enumerate(dict.fromkeys(plain))}
-    ids = np.array([number[t] for t in plain], dtype=np.int64)
+    number, marked = {}, np.zeros(len(tokens), dtype=bool)
+    plain = {t: number.setdefault(t.lower().strip(".,;:!?"), len(number)) for t in set(tokens)}
+    ids = np.array([plain[t] for t in tokens], dtype=np.int64)
     for period in range(1, LONGEST_PERIOD + 1):
         same = (ids[period:] == ids[:-period]).tobytes()  # same[i]: token i + period equals token i
         for run in re.finditer(b"\x01{%d,}" % (period + 1), same):
-            start, end = run.start() + 2 * period, run.end() + period
-            marked[start:end] = b"\1" * (end - start)
+            marked[run.start() + 2 * period:run.end() + period] = True
     seen, ends = Counter(), [place for place, token in enumerate(tokens, 1) if token[-1] in ".!?;"]
     for start, end in zip([0, *ends], [*ends, len(tokens)]):
         if end - start >= 4:
-            sentence = tuple(plain[start:end])
+            sentence = ids[start:end].tobytes()
             seen[sentence] += 1
             if seen[sentence] > 2:
-                marked[start:end] = b"\1" * (end - start)
+                marked[start:end] = True
     return marked
 
 
@@ -522,8 +506,8 @@ def consistency(response, question):
     tokens, scripts = response.split(), case_of(question).scripts
     visible = {c for c in sorted(set(response))[:MOST_CHARACTERS] if is_visible(c, scripts)}
     effective = {t: is_effective(t, visible, scripts) for t in set(tokens)}
-    counted = map(operator.gt, map(effective.get, tokens), loops(tokens))  # effective > looped
-    return sum(counted) / max(len(tokens), 1)
+    counted = np.fromiter(map(effective.get, tokens), bool, len(tokens)) & ~loops(tokens)
+    return np.count_nonzero(counted) / max(len(tokens), 1)
 
 
 # --- the measures of the evaluation -------------------------------------------------------------------------------
@@ -536,23 +520,21 @@ def citations(response, question):
     inferred: a word that is no cue and not the case's. Each finding counts once, and CITED_PER_SENTENCE in a sentence.
     """
     case, cited = case_of(question), {}
+    not_inferred = EMPTY | UNITS | JOINTS | (case.words - case.option_words)
     for sentence in sentences(response):
-        if INFERENCE.isdisjoint(sentence):
+        if INFERENCE.isdisjoint(sentence) or not_inferred.issuperset(sentence):
             continue
-        found = mentions(sentence, case)
         claimed = {p for claim in claims(sentence) for p in range(len(sentence))[claim]}
-        if set(sentence) - EMPTY - UNITS - JOINTS - (case.words - case.option_words):
-            right = [f for f, (places, denied) in found.items()
-                     if denied == case.findings[f].negated and claimed.issuperset(places)]
-            for f in sorted(right, key=lambda f: found[f][0])[:CITED_PER_SENTENCE]:
-                cited[case.findings[f].text] = None
+        right = sorted((places, f) for f, (places, denied) in mentions(sentence, case).items()
+                       if denied == case.findings[f].negated and claimed.issuperset(places))
+        cited.update((case.findings[f].text, None) for _, f in right[:CITED_PER_SENTENCE])
     return list(cited)
 
 
 def named_options(sentence, case):
     """The options that a sentence names, by text or as "B)" or "option B", in order. Of two that begin at one place the
     longer text comes first, so that "myocardial infarction" is not "infarction"."""
-    line = f" {' '.join(sentence)} "
+    line = as_line(sentence)
     named = sorted((line.index(name), -len(name), letter) for name, letter in case.names if name in line)
     return list(dict.fromkeys(letter for _, _, letter in named))
 
@@ -565,7 +547,7 @@ def rejection_reason(sentence, letter, case):
     """
     if REASON.isdisjoint(sentence):
         return None
-    line = f" {' '.join(sentence)} "
+    line = as_line(sentence)
     for name, of in case.names:
         line = line.replace(name, " ") if of == letter else line
     words = line.split()
@@ -574,8 +556,7 @@ def rejection_reason(sentence, letter, case):
         return None
     used = {p for positions, _ in found.values() for p in positions}
     rest = {w for p, w in enumerate(words) if p not in used} - EMPTY
-    lacking = not LACKING.isdisjoint(words) or any(
-        w == "not" and not NOT_SEEN.isdisjoint(words[p + 1:p + 2]) for p, w in enumerate(words))
+    lacking = not LACKING.isdisjoint(words) or any(f" not {word} " in line for word in NOT_SEEN)
     return frozenset(case.findings[f].text for f in found) or (frozenset(rest) if lacking and rest else None)
 
 
@@ -596,7 +577,7 @@ def refusals(response, question):
             continue
         reason = rejection_reason(sentence, letter, case)
         for near in said[place + 1:place + 2] + said[max(0, place - 1):place]:
-            if not reason and not REASON.isdisjoint(near) and not named_options(near, case):
+            if not reason and not named_options(near, case):
                 reason = rejection_reason(near, letter, case)
         if reason and not reason <= told:
             rejected[letter] = reason
@@ -618,7 +599,7 @@ def wrong_values(sentence, case):
             continue
         named = [case.values[w] for w in sentence[max(0, place - 3):place] if w in case.values]
         with_unit = not UNITS.isdisjoint(sentence[place + 1:place + 2])
-        if (named or with_unit) and token not in set().union(*(named or [case.numbers])):
+        if (named or with_unit) and not any(token in values for values in named or (case.words, case.option_words)):
             wrong.append(token)
     return wrong
 
@@ -659,10 +640,9 @@ def unsupported(response, question):
         for claim in claims(sentence):
             for phrase in split_phrases(sentence[claim]):
                 words = [w for w in phrase if w not in EMPTY and w not in UNITS and not is_number(w)]
-                if not words or not CLAIM_ENDS.isdisjoint(phrase) or set(words) <= case.option_words:
-                    continue
                 missing = [w for w in words if w not in case.words and w not in case.option_words]
-                if missing and (len(words) <= 3 or 5 * len(missing) >= 2 * len(words)):
+                enough = len(words) <= 3 or 5 * len(missing) >= 2 * len(words)
+                if missing and enough and CLAIM_ENDS.isdisjoint(phrase):
                     wrong.update((" ".join(missing[i:i + 4]), None) for i in range(0, len(missing), 4))
                     values = [v for v in values if v not in phrase]
         wrong.update(dict.fromkeys(values))
@@ -670,13 +650,7 @@ def unsupported(response, question):
 
 
 def split_phrases(tokens):
-    phrases = [[]]
-    for token in tokens:
-        if token in JOINTS:
-            phrases.append([])
-        else:
-            phrases[-1].append(token)
-    return phrases
+    return [list(phrase) for joint, phrase in groupby(tokens, JOINTS.__contains__) if not joint]
 
 
 def grounding(response, question):
@@ -700,27 +674,29 @@ def coverage(response, question):
     medicine, which the rules cannot know; so count by clinic.audit as well.
     """
     refused, kept = refusals(response, question), {question.answer, extract_answer(response, question.options)}
-    net = len(refused) - 2 * len(kept & set(refused))
+    net = len(refused) - 2 * len(kept & refused.keys())
     return (len(refused) < len(question.options)) * max(0, net) / max(len(question.options) - 1, 1)
 
 
-BEHAVIOURS = {
-    "backtracking": """wait, on second thought, let me reconsider, reconsidering, let me re examine, let me rethink, i
-was wrong, that is not right, that is wrong, going back, let me go back, actually no, scratch that, my mistake""",
-    "verification": """let me check, let me verify, double check, to verify, to confirm, verifying, checking, let me
-confirm, this is consistent with, sanity check, recheck, re check, does this fit, confirming""",
-    "subgoal": """first, second, third, next, finally, step 1, step 2, step 3, step 4, step by step, let me start, to
-begin, we need to""",
-    "backward_chaining": """working backward, working backwards, work backward, work backwards, starting from the
-answer, if the answer were, if the diagnosis were, if this were, if it were, we would expect, would expect to see""",
+BEHAVIOURS = {  # cue phrases, none across a line
+    "backtracking": """wait, on second thought, let me reconsider, reconsidering, let me re examine, let me rethink,
+        i was wrong, that is not right, that is wrong, going back, let me go back, actually no, scratch that,
+        my mistake""",
+    "verification": """let me check, let me verify, double check, to verify, to confirm, verifying, checking,
+        let me confirm, this is consistent with, sanity check, recheck, re check, does this fit, confirming""",
+    "subgoal": """first, second, third, next, finally, step 1, step 2, step 3, step 4, step by step, let me start,
+        to begin, we need to""",
+    "backward_chaining": """working backward, working backwards, work backward, work backwards,
+        starting from the answer, if the answer were, if the diagnosis were, if this were, if it were, we would expect,
+        would expect to see""",
 }
 
 
 def behaviours(response):
     """The four cognitive behaviours, by cue phrase, each phrase counted up to CUE_LIMIT times. -> {name: count}"""
-    line = " " + " ".join(token.lower() for token in WORD.findall(MARKUP.sub(" ", response[:READ]))) + " "
-    cues = {name: " ".join(text.split()).split(", ") for name, text in BEHAVIOURS.items()}
-    return {name: sum(min(line.count(f" {cue} "), CUE_LIMIT) for cue in cues[name]) for name in cues}
+    line = as_line(token.lower() for token in re.findall(r"[^\W_]+", MARKUP.sub(" ", response[:READ])))
+    return {name: sum(min(line.count(f" {cue} "), CUE_LIMIT) for cue in re.split(r",\s+", cues))
+            for name, cues in BEHAVIOURS.items()}
 
 
 # --- together -----------------------------------------------------------------------------------------------------

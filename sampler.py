@@ -1,7 +1,7 @@
 """Rollouts: G responses to each of B prompts, drawn with a key/value cache.
 
-The prompts of a batch are prefilled together, once each; their keys and values are held once for the G rows of the group
-(model.Cache). Every decode step draws one token a row. A row that has drawn an EOS is retired, and the batch is
+The prompts of a batch are prefilled together, once each; their keys and values are held once for the G rows of the
+group (model.Cache). Every decode step draws one token a row. A row that has drawn an EOS is retired, and the batch is
 compacted when enough rows are.
 
 Each rollout owns a stream of uniform numbers, one a token, fixed by its seed before anything is drawn; a token is the
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from model import Cache, rotary
 
@@ -68,8 +69,7 @@ def draw(logits, u, temperature=1.0, top_p=1.0, top_k=0):
         token = logits.argmax(-1)
         return token, logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
     logits = logits / temperature
-    cut = top_k or top_p < 1
-    kept = truncate(logits, top_k, top_p) if cut else logits
+    kept = truncate(logits, top_k, top_p)
     top = kept.amax(-1, keepdim=True)
     mass = (kept - top).exp()  # [N, V]
     # The inverse of the cumulative mass in two steps, first to a block of tokens and then within it: a sum in float64
@@ -84,8 +84,16 @@ def draw(logits, u, temperature=1.0, top_p=1.0, top_k=0):
     # Rounding may leave the goal a hair beyond the block's end: its last token with any mass is meant.
     goal = torch.minimum(goal - before, within[:, -1:] * (1 - 1e-12))
     token = (block * BLOCK + torch.searchsorted(within, goal, right=True)).squeeze(-1)
-    norm = logits.logsumexp(-1) if cut else total.squeeze(-1).log().float() + top.squeeze(-1)
+    norm = total.squeeze(-1).log().float() + top.squeeze(-1) if kept is logits else logits.logsumexp(-1)
     return token, logits.gather(-1, token[:, None]).squeeze(-1) - norm
+
+
+def join(parameters):
+    """The parameters' values one below the other; each parameter becomes a view of its part."""
+    joined = torch.cat([p.data for p in parameters])
+    for parameter, view in zip(parameters, joined.split([len(p) for p in parameters])):
+        parameter.data = view
+    return joined
 
 
 class Step:
@@ -104,27 +112,17 @@ class Step:
                           self.config.rope_theta, weight.dtype)
         self.cos, self.sin = cos[0, 0, :, None], sin[0, 0, :, None].clone()  # [S, 1, Dh]
         self.sin[..., :self.config.head_dim // 2] *= -1  # rotate()'s sign, once
-        self.layers = [(layer, *self._join(layer)) for layer in model.model.layers]
-
-    @staticmethod
-    def _join(layer):
-        """(q, k and v's weight, their bias or None, gate and up's weight) of a layer."""
-        attention, mlp = layer.self_attn, layer.mlp
-        qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
-        out = []
-        for parts in ([p.weight for p in qkv], [p.bias for p in qkv], [mlp.gate_proj.weight, mlp.up_proj.weight]):
-            joined = None
-            if parts[0] is not None:
-                joined = torch.cat([p.data for p in parts])
-                for part, view in zip(parts, joined.split([len(p) for p in parts])):
-                    part.data = view
-            out.append(joined)
-        return out
+        self.layers = []  # (layer, weight of q, k and v, their bias or None, weight of gate and up)
+        for layer in model.model.layers:
+            qkv = layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj
+            bias = None if qkv[0].bias is None else join([p.bias for p in qkv])
+            gate_up = join([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight])
+            self.layers.append((layer, join([p.weight for p in qkv]), bias, gate_up))
 
     def __call__(self, token, positions, cache):
         """Logits [N, V] after token [N] at positions [N]; the cache is written and advanced."""
-        heads, kv_heads, half = self.config.num_attention_heads, self.config.num_key_value_heads, self.config.head_dim // 2
-        x, n = self.model.model.embed_tokens(token), len(token)
+        heads, kv_heads, n = self.config.num_attention_heads, self.config.num_key_value_heads, len(token)
+        x = self.model.model.embed_tokens(token)
         cos, sin = self.cos[positions], self.sin[positions]
         for i, (layer, qkv, bias, gate_up) in enumerate(self.layers):
             attention = layer.self_attn
@@ -132,7 +130,7 @@ class Step:
             qk, v = y[:, :heads + kv_heads], y[:, heads + kv_heads:]
             if self.config.model_type == "qwen3":
                 qk = torch.cat((attention.q_norm(qk[:, :heads]), attention.k_norm(qk[:, heads:])), 1)
-            qk = torch.addcmul(qk * cos, qk.roll(half, -1), sin)
+            qk = torch.addcmul(qk * cos, qk.roll(self.config.head_dim // 2, -1), sin)
             y = cache.decode(i, qk[:, :heads, None], qk[:, heads:, None], v[:, :, None])
             x = torch.addmm(x, y.view(n, -1), attention.o_proj.weight.t())
             gate, up = F.linear(layer.post_attention_layernorm(x), gate_up).chunk(2, -1)
@@ -152,29 +150,25 @@ def generate(model, prompts, seeds, max_new_tokens, eos_ids, temperature=1.0, to
         raise ValueError("an empty prompt has nothing to continue")
     if not prompts:
         return []
-    group = max(len(s) for s in seeds)
     step = Step(model, max(map(len, prompts)) + max_new_tokens)
     # A decode step's products are too small to be shared by a CPU's threads, so each thread takes prompts of its own.
-    threads = min(torch.get_num_threads(), len(prompts)) if step.sin.device.type == "cpu" else 1
+    before = torch.get_num_threads()
+    threads = min(before, len(prompts)) if step.sin.device.type == "cpu" else 1
     batch = -(-len(prompts) // threads)
     if max_rows:
-        batch = max(1, min(batch, max_rows // (group * threads)))
+        batch = max(1, min(batch, max_rows // (max(map(len, seeds)) * threads)))
 
     @torch.no_grad()
     def run(i):
         if threads > 1:
-            torch.set_num_threads(1)  # of this thread; what a thread started later has is set back below
-        return _generate(step, prompts[i:i + batch], seeds[i:i + batch], max_new_tokens, eos_ids, temperature, top_p, top_k)
+            torch.set_num_threads(1)  # of this thread, and of any started before it is set back
+        return _generate(step, prompts[i:i + batch], seeds[i:i + batch], max_new_tokens, eos_ids, temperature, top_p,
+                         top_k)
 
-    starts = range(0, len(prompts), batch)
-    if threads == 1:
-        return [rollouts for i in starts for rollouts in run(i)]
-    before = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            return [rollouts for part in pool.map(run, starts) for rollouts in part]
-    finally:
-        torch.set_num_threads(before)
+    with ThreadPoolExecutor(threads) as pool:  # CUDA's current device is a thread's own, so there it is not used
+        parts = list((pool.map if threads > 1 else map)(run, range(0, len(prompts), batch)))
+    torch.set_num_threads(before)
+    return [rollouts for part in parts for rollouts in part]
 
 
 def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p, top_k):
@@ -182,10 +176,8 @@ def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p,
     weight = model.model.embed_tokens.weight
     device, dtype = weight.device, weight.dtype
     lengths = torch.tensor([len(p) for p in prompts], device=device)
-    longest = max(len(p) for p in prompts)
-    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-    for i, prompt in enumerate(prompts):
-        ids[i, :len(prompt)] = torch.tensor(prompt)
+    ids = pad_sequence([torch.tensor(p) for p in prompts], batch_first=True)
+    longest = ids.shape[1]
     cache = Cache(model.config, lengths, longest, device, dtype)
     logits = model(ids.to(device), attend=cache.prefill, last=lengths - 1)  # [B, V]
 
@@ -200,15 +192,13 @@ def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p,
     tokens = torch.zeros(total, max_new_tokens, dtype=torch.long, device=device)
     logprobs = torch.zeros(total, max_new_tokens, device=device)
     length = torch.full((total,), max_new_tokens, device=device)
-    finished = torch.zeros(total, dtype=torch.bool, device=device)
     rows = torch.arange(total, device=device)  # which rollout each running row is
     for t in range(max_new_tokens):
         token, logprob = draw(logits, noise[rows, t], temperature, top_p, top_k)
         tokens[rows, t], logprobs[rows, t] = token, logprob
-        ended = torch.isin(token, eos) & ~finished[rows]
-        length[rows[ended]] = t + 1
-        finished[rows] |= ended
-        running = ~finished[rows]
+        ended = rows[torch.isin(token, eos)]
+        length[ended] = length[ended].clamp(max=t + 1)  # a row that ended earlier is drawn on until it is compacted
+        running = length[rows] > t + 1
         count = int(running.sum())
         if count == 0 or t + 1 == max_new_tokens:
             break
@@ -218,6 +208,6 @@ def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p,
             cache.keep(keep)
         logits = step(token, lengths + t, cache)
 
-    tokens, logprobs, length, finished = tokens.tolist(), logprobs.tolist(), length.tolist(), finished.tolist()
-    flat = iter(Rollout(tokens[i][:n], logprobs[i][:n], finished[i]) for i, n in enumerate(length))
+    tokens, logprobs, length = tokens.tolist(), logprobs.tolist(), length.tolist()
+    flat = iter(Rollout(tokens[i][:n], logprobs[i][:n], tokens[i][n - 1] in eos_ids) for i, n in enumerate(length))
     return [[next(flat) for _ in group] for group in seeds]
