@@ -104,12 +104,14 @@ def steps_of(rows):
     for row in rows:
         question = str(row.get("question"))
         group = steps.setdefault(row["step"], {}).setdefault(question, {
-            "step": row["step"], "question": question, "stem": str(row.get("stem", "")), "answer": str(row.get("answer")),
+            "step": row["step"], "question": question, "stem": str(row.get("stem", "")),
+            "answer": str(row.get("answer")),
             "options": {letter: str(text) for letter, text in mapping(row.get("options")).items()},
             "weights": mapping(row.get("weights")), "rollouts": []})
         group["rollouts"].append({
             "rollout": row.get("rollout"), "response": str(row.get("response", "")), "tokens": row.get("tokens"),
-            "finished": row.get("finished") is not False, "reward": row.get("reward"), "advantage": row.get("advantage"),
+            "finished": row.get("finished") is not False, "reward": row.get("reward"),
+            "advantage": row.get("advantage"),
             "scores": {name: value for name, value in row.items() if name not in TEXT},
             "parts": mapping(row.get("parts")), "marked": "cited" in row, "chosen": row.get("chosen"),
             "cited": strings(row.get("cited")), "unsupported": strings(row.get("unsupported")),
@@ -132,8 +134,9 @@ def read_run(path):
         notes.append(f"no evaluation yet; python eval.py {path} makes one")
     if steps and not any(rollout["marked"] for step in steps for group in step for rollout in group["rollouts"]):
         notes.append("samples.jsonl has no evidence in its rows, so findings are not marked in the texts")
-    return {"path": str(path), "name": path.resolve().name, "config": {k: config[k] for k in SETTINGS if k in config}, "metrics": metrics,
-            "finished": any(path.glob("model*.safetensors")), "evals": evals, "steps": steps, "notes": notes}
+    return {"path": str(path), "name": path.resolve().name, "config": {k: config[k] for k in SETTINGS if k in config},
+            "metrics": metrics, "evals": evals, "steps": steps, "notes": notes,
+            "finished": any(path.glob("model*.safetensors"))}
 
 
 # --- the page -----------------------------------------------------------------------------------------------------
@@ -242,33 +245,40 @@ figure, .panel { margin: 12px 0; } .scroll { overflow-x: auto; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 350px), 1fr)); gap: 12px; }
 .grid > *, .pair > *, .read > *, .card { margin: 0; } .pair, .read { display: grid; gap: 12px; margin: 12px 0; }
 .pair, .read { grid-template-columns: minmax(0, 1fr); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)); gap: 10px 20px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 10px 14px; }
 .tiles div { border-left: 2px solid var(--line); padding-left: 10px; font-size: 13px; }
 .tiles b { display: block; font-size: 16px; } .notes { margin: 8px 0 0; padding-left: 20px; font-size: 14px; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 8px 0; } .swatch { vertical-align: middle; margin-right: 6px; }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 8px 0; }
+.swatch { vertical-align: middle; margin-right: 6px; }
 figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 12px; }
 figcaption span { font-size: 13px; font-variant-numeric: tabular-nums; }
 figure svg { display: block; width: 100%; height: auto; touch-action: pan-y; }
-svg text { font: 11px system-ui, sans-serif; fill: var(--muted); } .axis { stroke: var(--line); } .cross { stroke: var(--muted); }
+svg text { font: 11px system-ui, sans-serif; fill: var(--muted); }
+.axis { stroke: var(--line); } .cross { stroke: var(--muted); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 10px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; vertical-align: top; }
+th, td { padding: 4px 10px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+td, th { vertical-align: top; } thead th { vertical-align: bottom; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--panel); }
-th small, td small, li small { display: block; font-weight: 400; } .off, .off th { color: var(--muted); font-weight: 400; }
+th small, td small, li small { display: block; font-weight: 400; }
+.off, .off th { color: var(--muted); font-weight: 400; }
 .bar { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin: 12px 0; }
-button, select { font: inherit; color: inherit; background: var(--panel); border: 1px solid var(--line); border-radius: 6px;
-  padding: 5px 8px; min-height: 36px; max-width: 100%; }
+button, select { font: inherit; color: inherit; background: var(--panel); border: 1px solid var(--line);
+  border-radius: 6px; padding: 5px 8px; min-height: 36px; max-width: 100%; }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
 kbd { font: 12px ui-monospace, monospace; border: 1px solid var(--line); border-radius: 4px; padding: 1px 5px; }
-table [data-k] { cursor: pointer; } td.on, th.on { background: var(--cited); } th.on { box-shadow: inset 0 3px var(--accent); }
+table [data-k] { cursor: pointer; } td.on, th.on { background: var(--cited); }
+th.on { box-shadow: inset 0 3px var(--accent); }
 .up, .right { color: var(--good); font-weight: 600; } .down, .wrong { color: var(--bad); font-weight: 600; }
-.cards { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(min(400px, 90%), 1fr); gap: 12px; padding: 2px;
-  align-items: start; overflow-x: auto; scroll-snap-type: x proximity; position: relative; }
-.card { scroll-snap-align: start; min-width: 0; } .card.on { border-color: var(--accent); box-shadow: inset 0 3px var(--accent); }
+.cards { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(min(400px, 90%), 1fr); gap: 12px;
+  padding: 2px; align-items: start; overflow-x: auto; scroll-snap-type: x proximity; position: relative; }
+.card { scroll-snap-align: start; min-width: 0; }
+.card.on { border-color: var(--accent); box-shadow: inset 0 3px var(--accent); }
 .text { white-space: pre-wrap; } summary { cursor: pointer; font-weight: 600; font-size: 14px; margin-top: 8px; }
 ul.options { list-style: none; padding: 0; margin: 10px 0; } .options li { padding: 2px 0; }
 .evidence { font-size: 14px; border-top: 1px solid var(--line); margin-top: 10px; padding-top: 8px; }
 .cited { background: var(--cited); color: inherit; text-underline-offset: 3px; scroll-margin: 120px; }
-.cited:target { outline: 2px solid var(--accent); } sup { line-height: 0; font-size: 11px; font-weight: 600; padding-left: 1px; }
+.cited:target { outline: 2px solid var(--accent); }
+sup { line-height: 0; font-size: 11px; font-weight: 600; padding-left: 1px; }
 .unsupported { background: var(--warn); text-decoration: underline wavy var(--bad); text-underline-offset: 3px; }
 .rejected { text-decoration: line-through; } .box { border: 1px solid; border-radius: 4px; padding: 0 4px; }
 @media (min-width: 900px) { .pair { grid-template-columns: 390px minmax(0, 1fr); }
@@ -282,7 +292,8 @@ ul.options { list-style: none; padding: 0; margin: 10px 0; } .options li { paddi
 "use strict";
 const { runs, made } = JSON.parse(document.getElementById("data").textContent);
 const main = document.querySelector("main");
-addEventListener("error", event => main.prepend(html("p", { class: "panel wrong" }, "Error in this page: " + event.message)));
+addEventListener("error", event =>
+  main.prepend(html("p", { class: "panel wrong" }, "Error in this page: " + event.message)));
 
 // --- elements and numbers: strings become text nodes, never markup ---
 
@@ -310,14 +321,17 @@ function shown(value, digits) {
   if (size && size < 0.0005) return value.toExponential(1);
   return value.toFixed(digits ?? (size >= 1000 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : 3));
 }
-const signed = value => isNumber(value) ? (value > 0 ? "+" : value < 0 ? "−" : "") + Math.abs(value).toFixed(2) : shown(value);
-const interval = pair => Array.isArray(pair) && pair.every(isNumber) ? `[${pair.map(end => end.toFixed(3)).join(", ")}]` : "";
+const sign = value => value > 0 ? "+" : value < 0 ? "−" : "";
+const signed = value => isNumber(value) ? sign(value) + Math.abs(value).toFixed(2) : shown(value);
+const interval = pair => Array.isArray(pair) && pair.length == 2 && pair.every(isNumber)
+  ? `[${shown(pair[0], 3)}, ${shown(pair[1], 3)}]` : "";
 
 const column = (run, name) => run.metrics[name] || [];
 const numbers = (run, name) => column(run, name).filter(isNumber);
 const early = (run, name, share) => numbers(run, name).slice(0, Math.ceil(column(run, name).length * share));
 const late = (run, name, share) => numbers(run, name).slice(-Math.ceil(column(run, name).length * share));
-const objectives = run => Object.keys(run.metrics).filter(name => name.endsWith("_steers")).map(name => name.slice(0, -7));
+const objectives = run => Object.keys(run.metrics).filter(name => name.endsWith("_steers"))
+  .map(name => name.slice(0, -"_steers".length));
 
 // --- charts: a line has a colour and a dash pattern, a dot a colour and a shape ---
 
@@ -342,8 +356,9 @@ function smooth(values) {
 }
 function ticks(low, high) {
   const rough = (high - low) / 4 || 1, unit = 10 ** Math.floor(Math.log10(rough));
-  const size = [1, 2, 5, 10].map(k => k * unit).find(step => step >= rough), first = Math.ceil(low / size - 1e-6);
-  return Array.from({ length: Math.floor(high / size + 1e-6) - first + 1 }, (_, i) => +((first + i) * size).toPrecision(12));
+  const size = [1, 2, 5, 10].map(k => k * unit).find(step => step >= rough);
+  const first = Math.ceil(low / size - 1e-6), count = Math.floor(high / size + 1e-6) - first + 1;
+  return Array.from({ length: count }, (_, i) => +((first + i) * size).toPrecision(12));
 }
 const curve = (xs, ys) => xs.map((x, i) => // a missing value interrupts the line
   isNumber(ys[i]) ? `${isNumber(ys[i - 1]) ? "L" : "M"}${x.toFixed(1)} ${ys[i].toFixed(1)}` : "").join("");
@@ -379,9 +394,11 @@ function lineChart(title, lines, { target, run } = {}) {
     below = Math.min(one.at, below - 13);
     chart.append(label(right + 6, below + 4, "start", one.name, { style: `fill: ${colour(one.style)}` }));
   }
-  const read = step => readout.replaceChildren((step == null ? "end: " : `step ${shown(step)}: `) + lines.map(one =>
-    (lines.length > 1 ? one.name + " " : "") + shown(step == null ? one.mean.findLast(isNumber) : one.y[one.x.indexOf(step)])
-  ).join(" · "));
+  const read = step => {
+    const parts = lines.map(one => (lines.length > 1 ? one.name + " " : "")
+      + shown(step == null ? one.mean.findLast(isNumber) : one.y[one.x.indexOf(step)]));
+    readout.replaceChildren((step == null ? "end: " : `step ${shown(step)}: `) + parts.join(" · "));
+  };
   const point = (x, step) => { cross.setAttribute("x1", x); cross.setAttribute("x2", x); read(step); };
   const nearest = event => {
     const box = chart.getBoundingClientRect(), x = (event.clientX - box.left) / box.width * width;
@@ -399,24 +416,28 @@ function lineChart(title, lines, { target, run } = {}) {
 function headline() {
   main.append(html("h1", {}, "CRPO report"),
     muted(`Written ${made}. An arrow leads from the mean of a run's first tenth of steps to that of its last.`));
-  const tile = (title, value, note = "") => html("div", {}, html("span", { class: "muted" }, title), html("b", {}, value),
-    html("span", { class: "muted" }, note));
+  const small = text => html("span", { class: "muted" }, text);
+  const tile = (title, value, note = "") => html("div", {}, small(title), html("b", {}, value), small(note));
   runs.forEach((run, i) => {
     const { steps: total, target_kl } = run.config, step = numbers(run, "step").at(-1) || 0;
     const change = name => shown(mean(early(run, name, 0.1))) + " → " + shown(mean(late(run, name, 0.1)));
-    const steers = objectives(run).map(name => [mean(late(run, name + "_steers", 0.1)), name]).sort((a, b) => b[0] - a[0]);
+    const steers = objectives(run).map(name => [mean(late(run, name + "_steers", 0.1)), name])
+      .sort((a, b) => b[0] - a[0]).slice(0, 2).map(([share, name]) => `${name} ${percent(share)}`);
     const refused = column(run, "refused").filter(Boolean).length;
     const tiles = !step ? [] : [
-      tile("steps", shown(step) + (total ? ` of ${shown(total)}` : ""), run.finished ? "finished" : "still going, or stopped"),
+      tile("steps", shown(step) + (total ? ` of ${shown(total)}` : ""),
+        run.finished ? "finished" : "still going, or stopped"),
       tile("reward", change("reward")), tile("accuracy of the rollouts", change("accuracy")),
-      tile("KL to the start model", change("kl"),
-        (target_kl ? `target ${target_kl}` : "no target") + (refused ? `; steps with rewards refused: ${refused}` : "")),
+      tile("KL to the start model", change("kl"), (target_kl ? `target ${target_kl}` : "no target")
+        + (refused ? `; steps with rewards refused: ${refused}` : "")),
       tile("tokens a rollout", change("length"), `at the end ${percent(mean(late(run, "cut", 0.1)))} cut`),
-      tile("steered at the end by", steers.slice(0, 2).map(([share, name]) => `${name} ${percent(share)}`).join(", ") || "–")];
+      tile("steered at the end by", steers.join(", ") || "–")];
     for (const [set, result] of Object.entries(run.evals)) if (isNumber(result.accuracy))
       tiles.push(tile(`accuracy, ${set}`, shown(result.accuracy, 3), interval(result.accuracy_interval)));
-    const settings = Object.entries(run.config).map(([name, value]) => `${name} ${[value].flat().join(" ") || "(default)"}`);
-    main.append(html("div", { class: "panel" }, html("h3", {}, swatch(i), run.name), html("div", { class: "tiles" }, tiles),
+    const settings = Object.entries(run.config).map(([name, value]) =>
+      `${name} ${[value].flat().join(" ") || "(default)"}`);
+    main.append(html("div", { class: "panel" }, html("h3", {}, swatch(i), run.name),
+      html("div", { class: "tiles" }, tiles),
       html("ul", { class: "notes muted" }, run.notes.map(note => html("li", {}, note))),
       html("details", {}, html("summary", {}, "Settings"), muted(settings.join(" · ") || "no run.json"))));
   });
@@ -427,8 +448,9 @@ function curves() {
     { name, style: i, x: column(run, "step"), y: column(run, key) }));
   const overlaid = (title, name, options) => lineChart(title,
     runs.map((run, i) => ({ ...lines(run, [[run.name, name]])[0], style: i })), options);
-  const measured = [...new Set(runs.flatMap(objectives))].filter(name => runs.some(run => numbers(run, name).some(Boolean)));
-  const targets = new Set(runs.map(run => run.config.target_kl));
+  const measured = [...new Set(runs.flatMap(objectives))]
+    .filter(name => runs.some(run => numbers(run, name).some(Boolean)));
+  const targets = new Set(runs.map(run => run.config.target_kl).filter(isNumber));
   const phases = ["sample", "score", "reference", "update"].map(phase => [phase, "seconds_" + phase]);
   const figures = [overlaid("reward", "reward"), measured.map(name => overlaid(name, name)),
     overlaid("KL to the start model", "kl", { target: targets.size == 1 ? [...targets][0] : 0 }),
@@ -446,38 +468,44 @@ function steering() {
     const sum = Object.values(weights).reduce((sum, weight) => sum + weight, 0);
     const active = all.filter(name => numbers(run, name + "_steers").some(Boolean));
     const third = (when, name) => mean(when(run, name, 1 / 3));
-    const head = ["objective", "weight", "steers, first third", "last third", "spread", "ties"];
+    const head = ["objective", "weight", "steers: first third", "last third", "spread", "ties"];
+    const row = name => html("tr", { class: active.includes(name) ? "" : "off" }, html("th", {}, name), [
+      weights[name] ? `${weights[name]} (${percent(weights[name] / sum)})` : "–",
+      percent(third(early, name + "_steers")), percent(third(late, name + "_steers")),
+      shown(third(late, name + "_spread")), percent(third(late, name + "_tie"))].map(value => html("td", {}, value)));
     return html("div", { class: "pair" },
       lineChart(runs.length > 1 ? run.name : "share of the variance", active.map(name => (
         { name, style: all.indexOf(name), x: column(run, "step"), y: column(run, name + "_steers") })), { run }),
-      table(head.map(title => html("th", {}, title)), all.map(name => html("tr", { class: active.includes(name) ? "" : "off" },
-        html("th", {}, name), [weights[name] ? `${shown(weights[name])} (${percent(weights[name] / sum)})` : "–",
-          percent(third(early, name + "_steers")), percent(third(late, name + "_steers")), shown(third(late, name + "_spread")),
-          percent(third(late, name + "_tie"))].map(value => html("td", {}, value))))));
+      table(head.map(title => html("th", {}, title)), all.map(row)));
   });
-  section("steers", "Who steers", muted(panels.length ? "Each objective's share of the variance of the advantage: what trains "
-    + "the policy in fact, whatever the weights say; below 0 it pulls against the others. Spread: standard deviation "
-    + "within a group; ties: groups whose rollouts all score the same (both: last third)." : "No steps logged yet."), panels);
+  section("steers", "Who steers", muted(panels.length ? "Each objective's share of the variance of the advantage: what "
+    + "trains the policy in fact, whatever the weights say; below 0 it pulls against the others. Spread: standard "
+    + "deviation within a group; ties: groups whose rollouts all score the same (both: last third)."
+    : "No steps logged yet."), panels);
 }
 
 function whiskers(name, results) {
-  const width = 380, left = 12, right = width - 12, high = Math.max(1, ...results.map(one => one.result[name + "_interval"][1]));
+  const width = 380, left = 12, right = width - 12;
+  const high = Math.max(1, ...results.map(one => one.result[name + "_interval"][1]));
   const atX = value => left + (right - left) * value / high, marks = [];
   let y = 0, before;
   for (const { run, set, result } of results) {
     if (set != before) marks.push(label(left, y += 22, "start", set, { style: "font-weight: 600" }));
     const [from, to] = result[name + "_interval"], i = runs.indexOf(run), full = atX(to) > right - 50;
-    marks.push(line(atX(from), y += 18, atX(to), y, { stroke: colour(i), "stroke-width": 2 }), dot(i, atX(result[name]), y),
+    marks.push(line(atX(from), y += 18, atX(to), y, { stroke: colour(i), "stroke-width": 2 }),
+      dot(i, atX(result[name]), y),
       label(full ? atX(from) - 8 : atX(to) + 8, y + 4, full ? "end" : "start", shown(result[name], 3)));
     before = set;
   }
-  const chart = svg("svg", { viewBox: `0 0 ${width} ${y + 34}`, role: "img", "aria-label": name }, ticks(0, high).map(value =>
-    [line(atX(value), 4, atX(value), y + 14, { class: "axis" }), label(atX(value), y + 30, "middle", value)]), marks);
-  return html("figure", {}, html("figcaption", {}, html("b", {}, name), html("span", {}, "dot and 95% interval")), chart);
+  const axis = ticks(0, high).map(value =>
+    [line(atX(value), 4, atX(value), y + 14, { class: "axis" }), label(atX(value), y + 30, "middle", value)]);
+  return html("figure", {}, html("figcaption", {}, html("b", {}, name), html("span", {}, "dot and 95% interval")),
+    svg("svg", { viewBox: `0 0 ${width} ${y + 34}`, role: "img", "aria-label": name }, axis, marks));
 }
 function evaluation() {
   const sets = [...new Set(runs.flatMap(run => Object.keys(run.evals)))];
-  const results = sets.flatMap(set => runs.filter(run => run.evals[set]).map(run => ({ run, set, result: run.evals[set] })));
+  const results = sets.flatMap(set => runs.filter(run => run.evals[set])
+    .map(run => ({ run, set, result: run.evals[set] })));
   const names = [...new Set(results.flatMap(one => Object.keys(one.result)))].filter(name => name != "right");
   const ranged = (name, one) => isNumber(one.result[name]) && interval(one.result[name + "_interval"]);
   const figures = names.filter(name => results.some(one => ranged(name, one))).map(name =>
@@ -492,12 +520,12 @@ function evaluation() {
 
 // --- finding a phrase in a text: by words, whatever their case, plural and order, close together in one sentence ---
 
-const SMALL = new Set(("a an the of to in on at by for from with and or is are was were has have had his her their this that "
-  + "patient").split(" "));
-const INFERS = new RegExp("suggest|support|indicat|point|consistent|because|due|explain|argu|likely|therefore|thus|hence|since"
-  + "|favou?r|fit|match|confirm|impl|characteristic|diagnos|exclud|rule", "i");
-const REJECTS = new RegExp("unlikely|less|rule|not|exclud|incorrect|wrong|against|inconsistent|reject|eliminat|improbable"
-  + "|inappropriate|contraindicat", "i");
+const SMALL = new Set(("a an the of to in on at by for from with and or is are was were has have had his her their "
+  + "this that patient").split(" "));
+const INFERS = new RegExp("suggest|support|indicat|point|consistent|because|due|explain|argu|likely|therefore|thus"
+  + "|hence|since|favou?r|fit|match|confirm|impl|characteristic|diagnos|exclud|rule", "i");
+const REJECTS = new RegExp("unlikely|less|rule|not|exclud|incorrect|wrong|against|inconsistent|reject|eliminat"
+  + "|improbable|inappropriate|contraindicat", "i");
 function plain(word) {
   if (/^\d/.test(word)) return word.replace(/,/g, "").replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "");
   word = word.toLowerCase();
@@ -512,8 +540,8 @@ function wordsOf(text) {
     return { word: plain(match[0]), order, start, end, sentence };
   });
 }
-// The best place of each sentence that holds at least `share` of the phrase's words; if sentences with a word of `cue` do,
-// theirs only. -> [{ start, end }]
+// The best place of each sentence that holds at least `share` of the phrase's words; if sentences with a word of `cue`
+// do, theirs only. -> [{ start, end }]
 function locate(text, words, phrase, share, cue) {
   const spoken = wordsOf(phrase).map(token => token.word), telling = spoken.filter(word => !SMALL.has(word));
   const wanted = new Set(telling.length ? telling : spoken), hits = words.filter(token => wanted.has(token.word));
@@ -536,7 +564,8 @@ function locate(text, words, phrase, share, cue) {
 }
 function addMarks(marks, spans, make) {
   spans.forEach(({ start, end }, i) => {
-    if (!marks.some(mark => start < mark.end && mark.start < end)) marks.push({ start, end, make: text => make(text, i) });
+    const free = !marks.some(mark => start < mark.end && mark.start < end);
+    if (free) marks.push({ start, end, make: text => make(text, i) });
   });
 }
 function marked(text, marks, from, to) {
@@ -551,15 +580,18 @@ function marked(text, marks, from, to) {
 // What the verifiers found in a response, as its row says, looked up in the text. k: its place in the group
 function marksOf(rollout, group, k) {
   const text = rollout.response, words = wordsOf(text), marks = [];
-  const all = pattern => Array.from(text.matchAll(pattern), match => ({ start: match.index, end: match.index + match[0].length }));
+  const all = pattern => Array.from(text.matchAll(pattern), match =>
+    ({ start: match.index, end: match.index + match[0].length }));
   addMarks(marks, all(/\\boxed\s*\{(?:[^{}]|\{[^{}]*\})*\}/g), inside =>
     html("span", { class: "box " + (isRight(rollout) ? "right" : "wrong") }, inside, " ", verdict(rollout)));
   for (const phrase of rollout.unsupported) addMarks(marks, locate(text, words, phrase, 0.6, INFERS), inside =>
     html("span", { class: "unsupported", title: "not in the case: " + phrase }, inside, html("sup", {}, "?")));
   for (const letter of Object.keys(rollout.rejected)) {
-    const byLetter = /^[A-Z]$/.test(letter) ? all(new RegExp(`(?<!\\w)(?:${letter}\\)|[Oo]ption ${letter}\\b)`, "g")) : [];
-    addMarks(marks, [...locate(text, words, group.options[letter] || "", 1, REJECTS), ...byLetter], inside =>
-      html("span", { title: "rejected: option " + letter }, html("span", { class: "rejected" }, inside), html("sup", {}, "✗" + letter)));
+    const lettered = all(/(?<!\w)[A-Z]\)|\b[Oo]ption [A-Z]\b/g).filter(({ start, end }) =>
+      text.slice(start, end).replace(/[Oo]ption |\)/, "") == letter);
+    const named = [...locate(text, words, group.options[letter] || "", 1, REJECTS), ...lettered];
+    addMarks(marks, named, inside => html("span", { title: "rejected: option " + letter },
+      html("span", { class: "rejected" }, inside), html("sup", {}, "✗" + letter)));
   }
   rollout.cited.forEach((phrase, n) => addMarks(marks, locate(text, words, phrase, 0.5, INFERS), (inside, i) =>
     html("a", { class: "cited", href: `#case-${n}`, id: i ? "" : `said-${k}-${n}`, title: "cited: " + phrase }, inside,
@@ -571,12 +603,14 @@ const verdict = rollout => isRight(rollout) ? `✓ right ${rollout.chosen ?? ""}
   : "chosen" in rollout && rollout.chosen == null ? "✗ no answer" : `✗ wrong ${rollout.chosen ?? ""}`;
 
 // A response cut at its tags: [{ title, from, to }], and what is amiss with the form
-const PARTS = { "<dx>": "Before System 1", "System 1:": "System 1 (intuitive)", "System 2:": "System 2 (analytical)", "</dx>": "",
-  "<conclusion>": "Conclusion", "</conclusion>": "", "<think>": "Thinking", "</think>": "", "<answer>": "Answer", "</answer>": "" };
+const PARTS = { "<dx>": "Before System 1", "System 1:": "System 1 (intuitive)", "System 2:": "System 2 (analytical)",
+  "</dx>": "", "<conclusion>": "Conclusion", "</conclusion>": "",
+  "<think>": "Thinking", "</think>": "", "<answer>": "Answer", "</answer>": "" };
+const TAG = /<\/?(?:dx|conclusion|think|answer)>|System [12]:/g;
 function partsOf(text) {
   const parts = [], amiss = [], tags = Object.keys(PARTS);
   let from = 0, title = "";
-  for (const match of [...text.matchAll(/<\/?(?:dx|conclusion|think|answer)>|System [12]:/g), { index: text.length, 0: "" }]) {
+  for (const match of [...text.matchAll(TAG), { index: text.length, 0: "" }]) {
     const inside = text.slice(from, match.index), start = from + inside.length - inside.trimStart().length;
     if (inside.trim()) parts.push({ title: title || "Outside the tags", from: start, to: match.index });
     title = PARTS[match[0]];
@@ -631,8 +665,8 @@ function show(change = {}) {
     html("span", { class: "muted keys" }, key("←"), " ", key("→"), " rollout ", key("↑"), " ", key("↓"), " question"));
   const focused = reader.contains(document.activeElement) && document.activeElement.getAttribute("aria-label");
   const refused = column(run, "refused")[column(run, "step").indexOf(group.step)];
-  reader.replaceChildren(bar, refused ? html("p", { class: "wrong" }, "The KL was too far over its target: the rewards of "
-    + "this step were refused, every advantage is 0.") : "", matrix(group, rollouts), html("div", { class: "read" },
+  reader.replaceChildren(bar, refused ? html("p", { class: "wrong" }, "The KL was too far over its target: the rewards "
+    + "of this step were refused, every advantage is 0.") : "", matrix(group, rollouts), html("div", { class: "read" },
     html("div", { class: "panel case" }), html("div", { class: "cards", tabindex: 0, "aria-label": "rollouts" },
       rollouts.map((rollout, k) => card(rollout, group, k)))));
   select(at.rollout, "instant");
@@ -650,19 +684,21 @@ function select(k, behavior = "smooth") {
 
 // Every number of a group: a column a rollout, under each score its part in the advantage
 function matrix(group, rollouts) {
-  const cells = (tag, make) => rollouts.map((rollout, k) => html(tag, { "data-k": k, click: () => select(k) }, make(rollout)));
+  const cells = (tag, make) => rollouts.map((rollout, k) =>
+    html(tag, { "data-k": k, click: () => select(k) }, make(rollout)));
   const row = (title, note, make, kind = "") => html("tr", { class: kind },
     html("th", {}, title, html("small", {}, note)), cells("td", make));
   const under = (value, note) => [value, html("small", {}, note)];
   const advantage = rollout => {
-    const a = rollout.advantage, kind = a > 0 ? "up" : a < 0 ? "down" : "", against = kind == (isRight(rollout) ? "down" : "up");
+    const a = rollout.advantage, kind = a > 0 ? "up" : a < 0 ? "down" : "";
+    const against = kind == (isRight(rollout) ? "down" : "up");
     return under(html("span", { class: kind }, { up: "▲ ", down: "▼ " }[kind] || "", signed(a)),
       against && "accuracy" in rollout.scores ? (kind == "up" ? "though wrong" : "though right") : "");
   };
   const scores = Object.keys(rollouts[0].scores).map(name => {
     const weight = group.weights[name], tie = rollouts.every(rollout => !rollout.parts[name]);
-    return row(name, weight ? `weight ${shown(weight)}${tie ? ", no part here: a tie" : ""}` : "not rewarded", rollout =>
-      under(shown(rollout.scores[name], 2), weight && !tie ? signed(rollout.parts[name]) : ""), weight ? "" : "off");
+    const score = rollout => under(shown(rollout.scores[name], 2), weight && !tie ? signed(rollout.parts[name]) : "");
+    return row(name, weight ? `weight ${weight}${tie ? ", a tie" : ""}` : "not rewarded", score, weight ? "" : "off");
   });
   return table([html("th", {}, "by reward"), cells("th", rollout => "rollout " + shown(rollout.rollout))], [
     row("answer", "", rollout => html("span", { class: isRight(rollout) ? "right" : "wrong" }, verdict(rollout))),
@@ -679,26 +715,31 @@ function caseOf(group, rollouts, k) {
   const options = Object.entries(group.options).map(([letter, text]) => {
     const votes = rollouts.filter(rollout => rollout.chosen === letter).length, key = letter == group.answer;
     const though = key ? ", though it is the key" : letter == rollout.chosen ? ", though it is the answer" : "";
-    return html("li", { class: key ? "right" : "" }, `${letter}) ${text}${key ? " ✓ key" : ""}`, html("small", {}, [
-      votes ? `answer of ${votes} of ${rollouts.length}` : [], letter in rollout.rejected ? "✗ rejected" + though : []].flat().join("; ")));
+    const notes = [votes ? `answer of ${votes} of ${rollouts.length}` : "",
+      letter in rollout.rejected ? "✗ rejected" + though : ""];
+    return html("li", { class: key ? "right" : "" }, `${letter}) ${text}${key ? " ✓ key" : ""}`,
+      html("small", {}, notes.filter(Boolean).join("; ")));
   });
   return [html("h3", {}, `The case, as rollout ${shown(rollout.rollout)} reads it`),
-    html("p", { class: "text" }, marked(group.stem, marks, 0, group.stem.length)), html("ul", { class: "options" }, options),
-    html("small", {}, "Underlined with a number: a cited finding, linked to its place in the text. Wavy with ?: not in the case. "
-      + "Struck with ✗: a rejected option. Places are found by words; the lists under a text are the verifiers' own.")];
+    html("p", { class: "text" }, marked(group.stem, marks, 0, group.stem.length)),
+    html("ul", { class: "options" }, options),
+    html("small", {}, "Underlined with a number: a cited finding, linked to its place in the text. Wavy with ?: not in "
+      + "the case. Struck with ✗: a rejected option. Places are found by words, so they may be off; the lists under a "
+      + "text are the verifiers' own.")];
 }
 function card(rollout, group, k) {
   const text = rollout.response, marks = marksOf(rollout, group, k), [parts, amiss] = partsOf(text);
   const list = (title, items) => items.length ? html("p", {}, html("b", {}, title + ": "), items.join("; ")) : [];
   const rejected = Object.entries(rollout.rejected).map(([letter, reason]) => `${letter} for ${reason.join(", ")}`);
   return html("article", { class: "panel card", "data-k": k, click: () => k == at.rollout || select(k) },
-    html("h3", {}, `rollout ${shown(rollout.rollout)} · reward ${shown(rollout.reward, 2)} · advantage ${signed(rollout.advantage)}`),
+    html("h3", {}, ["rollout " + shown(rollout.rollout), "reward " + shown(rollout.reward, 2),
+      "advantage " + signed(rollout.advantage)].join(" · ")),
     html("p", {}, html("span", { class: isRight(rollout) ? "right" : "wrong" }, verdict(rollout)),
       rollout.finished ? "" : ` · cut at ${shown(rollout.tokens)} tokens`),
     amiss.length ? muted("Form: " + amiss.join("; ")) : [], parts.length ? [] : muted("The response is empty."),
-    parts.map(({ title, from, to }) => html("details", { ...(folded.has(title) ? {} : { open: "" }), "data-title": title,
-      toggle: event => fold(title, event.target.open) }, html("summary", {}, title),
-      html("div", { class: "text" }, marked(text, marks, from, to)))),
+    parts.map(({ title, from, to }) => html("details", { "data-title": title,
+      ...(folded.has(title) ? {} : { open: "" }), toggle: event => fold(title, event.target.open) },
+      html("summary", {}, title), html("div", { class: "text" }, marked(text, marks, from, to)))),
     html("div", { class: "evidence" }, list("Cited", rollout.cited.map((phrase, n) => `${n + 1} ${phrase}`)),
       list("Not in the case", rollout.unsupported), list("Rejected", rejected)));
 }
@@ -707,7 +748,8 @@ function fold(title, open) { // in every card at once
   for (const part of reader.querySelectorAll("details")) if (part.dataset.title == title) part.open = open;
 }
 addEventListener("keydown", event => {
-  const box = reader.getBoundingClientRect(), cards = reader.querySelector(".cards"), inside = reader.contains(document.activeElement);
+  const box = reader.getBoundingClientRect(), cards = reader.querySelector(".cards");
+  const inside = reader.contains(document.activeElement);
   const along = { ArrowLeft: -1, ArrowRight: 1 }[event.key], across = { ArrowUp: -1, ArrowDown: 1 }[event.key];
   if (!cards || event.target.matches("select") || event.ctrlKey || event.altKey || event.metaKey) return;
   if (along && box.top < innerHeight && box.bottom > 0) {
@@ -722,8 +764,8 @@ headline();
 curves();
 steering();
 evaluation();
-section("reader", "Rollouts", muted("Every number of a group and what the rules read in each text. The small number under a "
-  + "score is its part in the advantage."), reader);
+section("reader", "Rollouts", muted("Every number of a group and what the rules read in each text. The small number "
+  + "under a score is its part in the advantage."), reader);
 show();
 </script>
 </html>
