@@ -85,7 +85,8 @@ def columns_of(rows, notes):
     for name, values in columns.items():
         wrong = [row["step"] for row, value in zip(rows, values) if not isinstance(value, (float, bool, type(None)))]
         if wrong:
-            notes.append(f"metrics.jsonl: {name} is not a finite number at {len(wrong)} steps, first at {wrong[0]:g}")
+            notes.append(f"metrics.jsonl: {name} is no finite number at {len(wrong)} of {len(rows)} steps, "
+                         f"first at {wrong[0]:g}")
         columns[name] = [value if isinstance(value, (float, bool)) else None for value in values]
     return columns
 
@@ -273,7 +274,8 @@ th.on { box-shadow: inset 0 3px var(--accent); }
   padding: 2px; align-items: start; overflow-x: auto; scroll-snap-type: x proximity; position: relative; }
 .card { scroll-snap-align: start; min-width: 0; }
 .card.on { border-color: var(--accent); box-shadow: inset 0 3px var(--accent); }
-.text { white-space: pre-wrap; } summary { cursor: pointer; font-weight: 600; font-size: 14px; margin-top: 8px; }
+.text { white-space: pre-wrap; max-height: 200vh; overflow-y: auto; }
+summary { cursor: pointer; font-weight: 600; font-size: 14px; margin-top: 8px; }
 ul.options { list-style: none; padding: 0; margin: 10px 0; } .options li { padding: 2px 0; }
 .evidence { font-size: 14px; border-top: 1px solid var(--line); margin-top: 10px; padding-top: 8px; }
 .cited { background: var(--cited); color: inherit; text-underline-offset: 3px; scroll-margin: 120px; }
@@ -360,8 +362,9 @@ function ticks(low, high) {
   const first = Math.ceil(low / size - 1e-6), count = Math.floor(high / size + 1e-6) - first + 1;
   return Array.from({ length: count }, (_, i) => +((first + i) * size).toPrecision(12));
 }
-const curve = (xs, ys) => xs.map((x, i) => // a missing value interrupts the line
-  isNumber(ys[i]) ? `${isNumber(ys[i - 1]) ? "L" : "M"}${x.toFixed(1)} ${ys[i].toFixed(1)}` : "").join("");
+// A missing value interrupts the line; h.01 makes a value without neighbours a dot.
+const curve = (xs, ys) => xs.map((x, i) => !isNumber(ys[i]) ? "" :
+  `${isNumber(ys[i - 1]) ? "L" : "M"}${x.toFixed(1)} ${ys[i].toFixed(1)}${isNumber(ys[i - 1]) ? "" : "h.01"}`).join("");
 
 // lines: [{ name, style, x, y }]. Faint each value, strong the moving mean. A click opens the step in the reader.
 function lineChart(title, lines, { target, run } = {}) {
@@ -383,10 +386,9 @@ function lineChart(title, lines, { target, run } = {}) {
     target ? [line(left, atY(target), right, atY(target), { class: "cross", "stroke-dasharray": "1 3" }),
       label(left + 4, atY(target) - 4, "start", "target " + target)] : [],
     lines.map(one => {
-      const x = one.x.map(atX), look = { fill: "none", stroke: colour(one.style) };
+      const x = one.x.map(atX), look = { fill: "none", stroke: colour(one.style), "stroke-linecap": "round" };
       return [svg("path", { ...look, d: curve(x, one.y.map(atY)), opacity: 0.28 }), svg("path", { ...look,
-        d: curve(x, one.mean.map(atY)), "stroke-width": 2, "stroke-dasharray": dash(one.style) }),
-        x.length == 1 ? dot(one.style, x[0], atY(one.y[0])) : []];
+        d: curve(x, one.mean.map(atY)), "stroke-width": 2, "stroke-dasharray": dash(one.style) })];
     }), cross);
   const ends = lines.map(one => ({ ...one, at: atY(one.mean.findLast(isNumber)) })).sort((a, b) => b.at - a.at);
   let below = bottom + 13;
@@ -427,7 +429,7 @@ function headline() {
     const tiles = !step ? [] : [
       tile("steps", shown(step) + (total ? ` of ${shown(total)}` : ""),
         run.finished ? "finished" : "still going, or stopped"),
-      tile("reward", change("reward")), tile("accuracy of the rollouts", change("accuracy")),
+      tile("reward", change("reward")), tile("accuracy in training", change("accuracy")),
       tile("KL to the start model", change("kl"), (target_kl ? `target ${target_kl}` : "no target")
         + (refused ? `; steps with rewards refused: ${refused}` : "")),
       tile("tokens a rollout", change("length"), `at the end ${percent(mean(late(run, "cut", 0.1)))} cut`),
@@ -600,7 +602,7 @@ function marksOf(rollout, group, k) {
 }
 const isRight = rollout => rollout.scores.accuracy === 1;
 const verdict = rollout => isRight(rollout) ? `✓ right ${rollout.chosen ?? ""}`
-  : "chosen" in rollout && rollout.chosen == null ? "✗ no answer" : `✗ wrong ${rollout.chosen ?? ""}`;
+  : rollout.marked && rollout.chosen == null ? "✗ no answer" : `✗ wrong ${rollout.chosen ?? ""}`;
 
 // A response cut at its tags: [{ title, from, to }], and what is amiss with the form
 const PARTS = { "<dx>": "Before System 1", "System 1:": "System 1 (intuitive)", "System 2:": "System 2 (analytical)",
@@ -637,7 +639,7 @@ function current() {
   const step = steps[at.step] || [], group = step[at.question], rollouts = group ? group.rollouts : [];
   return { steps, step, group, rollouts: rollouts.toSorted((a, b) => b.reward - a.reward || a.rollout - b.rollout) };
 }
-function openStep(step, run = runs.find(run => run.steps.length)) {
+function openStep(step, run = runs[at.run].steps.length ? runs[at.run] : runs.find(run => run.steps.length)) {
   if (!run || !run.steps.length) return;
   const far = run.steps.map(groups => Math.abs(groups[0].step - step));
   show({ run: runs.indexOf(run), order: 0, step: far.indexOf(Math.min(...far)) });
@@ -705,7 +707,8 @@ function matrix(group, rollouts) {
     row("reward", "sum of weight × score", rollout => html("b", {}, shown(rollout.reward, 2))),
     row("advantage", "sum of the parts below", advantage), scores,
     row("tokens", "", rollout => under(shown(rollout.tokens), rollout.finished ? "" : "cut")),
-    row("findings", "cited / not in the case", rollout => `${rollout.cited.length} / ${rollout.unsupported.length}`),
+    row("findings", "cited / not in the case", rollout =>
+      rollout.marked ? `${rollout.cited.length} / ${rollout.unsupported.length}` : "–"),
     row("rejected", "with a valid reason", rollout => Object.keys(rollout.rejected).join(" ") || "–")]);
 }
 function caseOf(group, rollouts, k) {
@@ -731,6 +734,9 @@ function card(rollout, group, k) {
   const text = rollout.response, marks = marksOf(rollout, group, k), [parts, amiss] = partsOf(text);
   const list = (title, items) => items.length ? html("p", {}, html("b", {}, title + ": "), items.join("; ")) : [];
   const rejected = Object.entries(rollout.rejected).map(([letter, reason]) => `${letter} for ${reason.join(", ")}`);
+  const lists = [list("Cited", rollout.cited.map((phrase, n) => `${n + 1} ${phrase}`)),
+    list("Not in the case", rollout.unsupported), list("Rejected", rejected)].flat();
+  const none = rollout.marked ? "No finding cited, none made up, no option rejected." : "No evidence recorded.";
   return html("article", { class: "panel card", "data-k": k, click: () => k == at.rollout || select(k) },
     html("h3", {}, ["rollout " + shown(rollout.rollout), "reward " + shown(rollout.reward, 2),
       "advantage " + signed(rollout.advantage)].join(" · ")),
@@ -740,8 +746,7 @@ function card(rollout, group, k) {
     parts.map(({ title, from, to }) => html("details", { "data-title": title,
       ...(folded.has(title) ? {} : { open: "" }), toggle: event => fold(title, event.target.open) },
       html("summary", {}, title), html("div", { class: "text" }, marked(text, marks, from, to)))),
-    html("div", { class: "evidence" }, list("Cited", rollout.cited.map((phrase, n) => `${n + 1} ${phrase}`)),
-      list("Not in the case", rollout.unsupported), list("Rejected", rejected)));
+    html("div", { class: "evidence" }, lists.length ? lists : muted(none)));
 }
 function fold(title, open) { // in every card at once
   open ? folded.delete(title) : folded.add(title);
