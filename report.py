@@ -211,6 +211,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("directories", nargs="+", help="run directories; report.html goes into the first")
     runs = [read_run(path) for path in parser.parse_args().directories]
+    sys.stdout.reconfigure(errors="backslashreplace")  # names may hold what the terminal cannot show
     out = Path(runs[0]["path"]) / "report.html"
     text = page(runs)
     temporary = out.with_suffix(".tmp")
@@ -375,7 +376,7 @@ function lineChart(title, lines, { target, run } = {}) {
   const steps = lines.flatMap(one => one.x), values = lines.flatMap(one => one.y).filter(isNumber).concat(target || []);
   const first = Math.min(...steps), last = Math.max(...steps), least = Math.min(...values), most = Math.max(...values);
   const margin = (most - least || Math.abs(most) || 1) * 0.06;
-  const low = least >= 0 && least < 0.3 * most ? 0 : least - margin, high = most + margin;
+  const low = least >= 0 && least <= 0.3 * most ? 0 : least - margin, high = most + margin;
   const atX = step => left + (right - left) * (step - first) / (last - first || 1);
   const atY = value => isNumber(value) ? bottom - (bottom - top) * (value - low) / (high - low) : null;
   const cross = line(-9, top, -9, bottom, { class: "cross" }), readout = html("span", {});
@@ -698,9 +699,10 @@ function matrix(group, rollouts) {
       against && "accuracy" in rollout.scores ? (kind == "up" ? "though wrong" : "though right") : "");
   };
   const scores = Object.keys(rollouts[0].scores).map(name => {
-    const weight = group.weights[name], tie = rollouts.every(rollout => !rollout.parts[name]);
+    const weight = group.weights[name], tie = rollouts.every(rollout => rollout.parts[name] === 0);
     const score = rollout => under(shown(rollout.scores[name], 2), weight && !tie ? signed(rollout.parts[name]) : "");
-    return row(name, weight ? `weight ${weight}${tie ? ", a tie" : ""}` : "not rewarded", score, weight ? "" : "off");
+    const none = Object.keys(group.weights).length ? "not rewarded" : "";
+    return row(name, weight ? `weight ${weight}${tie ? ", a tie" : ""}` : none, score, none && !weight ? "off" : "");
   });
   return table([html("th", {}, "by reward"), cells("th", rollout => "rollout " + shown(rollout.rollout))], [
     row("answer", "", rollout => html("span", { class: isRight(rollout) ? "right" : "wrong" }, verdict(rollout))),
@@ -749,6 +751,7 @@ function card(rollout, group, k) {
     html("div", { class: "evidence" }, lists.length ? lists : muted(none)));
 }
 function fold(title, open) { // in every card at once
+  if (open != folded.has(title)) return;
   open ? folded.delete(title) : folded.add(title);
   for (const part of reader.querySelectorAll("details")) if (part.dataset.title == title) part.open = open;
 }
