@@ -678,6 +678,14 @@ def coverage(response, question):
     return (len(refused) < len(question.options)) * max(0, net) / max(len(question.options) - 1, 1)
 
 
+def evidence(response, question):
+    """What the rules read in a response, for who looks at its scores: {"chosen": the letter it answers with or None,
+    "cited": citations(), "rejected": {letter: the words of its reason} of refusals(), "unsupported": unsupported()}."""
+    return {"chosen": extract_answer(response, question.options), "cited": citations(response, question),
+            "rejected": {letter: sorted(reason) for letter, reason in refusals(response, question).items()},
+            "unsupported": unsupported(response, question)}
+
+
 BEHAVIOURS = {  # cue phrases, none across a line
     "backtracking": """wait, on second thought, let me reconsider, reconsidering, let me re examine, let me rethink,
         i was wrong, that is not right, that is wrong, going back, let me go back, actually no, scratch that,

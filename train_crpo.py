@@ -369,7 +369,8 @@ def main(config):
         phases = ("sample", "score", "reference", "update")
         row |= {f"seconds_{name}": b - a for name, a, b in zip(phases, clock, clock[1:])}
         directory.append("metrics", [row])
-        directory.append("samples", sample_rows(step + 1, questions, texts, rollouts, scores, total, advantage))
+        directory.append("samples", sample_rows(step + 1, questions, texts, rollouts, scores, total, advantage, parts,
+                                                weights))
         shown = ("reward", "accuracy", "clinical", "consistency", "kl", "entropy", "length")
         bar.set_postfix_str(" ".join(f"{k} {row[k]:.3g}" for k in shown if row[k] is not None))
         stopped = processes.sum([stopping()])[0] > 0  # a signal may reach one process only
@@ -435,12 +436,13 @@ def rollout_kl(batch, ref_logprob, processes):
     return kl / tokens
 
 
-def sample_rows(step, questions, texts, rollouts, scores, total, advantage):
-    """The first question's whole group, for samples.jsonl."""
+def sample_rows(step, questions, texts, rollouts, scores, total, advantage, parts, weights):
+    """The first question's whole group, for samples.jsonl; parts: each objective's in the advantage."""
     q = questions[0]
     return [{"step": step, "question": q.id, "stem": q.stem, "options": q.options, "answer": q.answer, "rollout": g,
              "response": texts[0][g], "finished": rollouts[0][g].finished, "tokens": len(rollouts[0][g].ids),
-             **scores[0][g], "reward": float(total[0, g]), "advantage": float(advantage[0, g])}
+             **scores[0][g], "reward": float(total[0, g]), "advantage": float(advantage[0, g]), "weights": weights,
+             "parts": dict(zip(scores[0][g], parts[0, g].tolist())), **rewards.evidence(texts[0][g], q)}
             for g in range(len(texts[0]))]
 
 
