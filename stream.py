@@ -100,9 +100,10 @@ def _open(path, settings, ids, size, renew):
 
 def _move_aside(*paths):
     """Rename every file that exists to NAME.1, or the first number that is free for all of them, and say so."""
-    number = 1
+    number, there = 1, [path for path in paths if path.exists()]
     while any(Path(f"{path}.{number}").exists() for path in paths):
         number += 1
-    for path in filter(Path.exists, paths):
+    for path in there:
         path.rename(f"{path}.{number}")
-        print(f"{path} is of other settings; it is now {path.name}.{number}", flush=True)
+    if there:
+        print(f"{there[-1]} is of other settings; it is now {there[-1].name}.{number}", flush=True)
