@@ -1,11 +1,13 @@
-"""Several checkpoints on the same questions: means side by side and paired differences to the first.
+"""Evaluations side by side: one checkpoint's on several data sets, or several checkpoints' on the same questions, with
+paired differences to the first.
 
-Read are the DIR/eval/NAME.responses.jsonl that eval.py wrote. A difference is taken question by question (each question's
-mean over its samples), so what makes a question hard cancels.
+The differences are read from the DIR/eval/NAME.responses.jsonl that eval.py wrote and taken question by question (each
+question's mean over its samples), so what makes a question hard cancels.
 
-    counts and rates     95% interval by the paired bootstrap (percentile, RESAMPLES resamples of the questions, fixed seed)
-    majority             McNemar's exact test on the questions that only one of the two answers right (with one sample a
-                         question the majority is that answer)
+    counts and rates   95% interval by the paired bootstrap (percentiles, RESAMPLES resamples of the questions, fixed
+                       seed)
+    majority           McNemar's exact test on the questions that only one of the two answers right (with one sample a
+                       question the majority is that answer)
 
 Neither knows of the spread between training runs: one checkpoint an arm says nothing about the arm.
 """
@@ -19,6 +21,9 @@ import numpy as np
 RESAMPLES = 10_000
 SETTINGS = ("objective", "temperature", "votes", "top_p", "top_k", "max_new_tokens", "dtype")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+SECTIONS = {"backtracking": "counts a response, by rule", "length": "responses and their objectives",
+            "audit_citations": "counts a response, by the clinic's exact audit",
+            "judge_backtracking": "counts a response, by the judge, where it can be read"}
 
 
 def mcnemar(only_first, only_second):
@@ -96,8 +101,9 @@ def compare(directories):
             if [row[:2] for row in other] != [row[:2] for row in rows[0]]:
                 place = next((i for i, (a, b) in enumerate(zip(rows[0], other), 1) if a[:2] != b[:2]),
                              min(len(rows[0]), len(other)) + 1)
-                raise ValueError(f"{name}: the questions of {directory} ({len(other)}) are not those of {directories[0]} "
-                                 f"({len(rows[0])}), from line {place} on; evaluate both with the same --data and --limit")
+                raise ValueError(f"{name}: the questions of {directory} ({len(other)}) are not those of "
+                                 f"{directories[0]} ({len(rows[0])}), from line {place} on; evaluate both with the "
+                                 "same --data and --limit")
         measured = [means_of(one) for one in rows]
         shared = [measure for measure in measured[0] if all(measure in m for m in measured)]
         first = np.array([measured[0][m][1] for m in shared]).T  # [questions, measures]
@@ -145,3 +151,29 @@ def report(comparison):
                          f"{test['only_this']}, p = {test['p']:.4f}")
         lines.append("")
     return "\n".join(lines).rstrip()
+
+
+def print_tables(tables, hidden):
+    """One column a data set, one line a measure that is not hidden; then each breakdown in a line, at most its four
+    largest groups."""
+    names = dict.fromkeys(n for table in tables.values() for n, v in table.items() if not isinstance(v, (dict, tuple)))
+    names = [name for name in names if name not in hidden]
+    width = max(24, *(len(name) + 2 for name in tables))
+    print(" " * 24 + "".join(f"{name:>{width}}" for name in tables))
+    for name in names:
+        if name in SECTIONS:
+            print(f"\n{SECTIONS[name]}")
+        cells = []
+        for table in tables.values():
+            value = table.get(name)
+            cell = "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+            if f"{name}_interval" in table:
+                low, high = table[f"{name}_interval"]
+                cell += f" [{low:.3f}, {high:.3f}]"
+            cells.append(f"{cell:>{width}}")
+        print(f"{name:<24}" + "".join(cells))
+    breakdowns = [(f"{title} {name}", by) for title, table in tables.items() for name, by in table["breakdown"].items()]
+    print("\naccuracy by group (questions)" if breakdowns else "")
+    for title, by in breakdowns:
+        shown = [f"{value} {group['accuracy']:.3f} ({group['questions']})" for value, group in list(by.items())[:4]]
+        print(f"{title}: {', '.join(shown)}{f', and {len(by) - 4} more' if len(by) > 4 else ''}")

@@ -10,8 +10,8 @@ questions: an answer that cannot be read, a response that was cut and a prompt t
 left out (PAPER.md, trap 7).
 The behaviours and faithfulness measures are rewards.py's verifiers by rule, where the paper asks a language model.
 
-Written to DIR/eval/: NAME.json (settings and table) and, as they are finished, NAME.responses.jsonl (every response with
-its scores). The same command continues an interrupted evaluation; what other settings left is kept as NAME.json.1.
+Written to DIR/eval/: NAME.json (settings and table) and, as they are finished, NAME.responses.jsonl (every response
+with its scores). The same command continues an interrupted evaluation; what other settings left is kept as NAME.json.1.
 """
 
 import argparse
@@ -31,10 +31,6 @@ from sampler import generate
 from stream import digest_of, fingerprint, rewrite, streamed
 
 BREAKDOWNS = ("system", "kind", "subject_name", "body_system", "question_type", "medical_task", "meta_info")
-SECTIONS = {"backtracking": "counts a response, by rule", "length": "responses and their objectives",
-            "audit_citations": "counts a response, by the clinic's exact audit",
-            "judge_backtracking": "counts a response, by the judge"}
-
 
 def wilson(right, n, z=1.96):
     """The 95% score interval (Wilson 1927) of a proportion right / n -> (low, high). `right` may be fractional."""
@@ -53,8 +49,8 @@ def majority(answers):
 
 
 def pass_at(k, n, right):
-    """The unbiased estimate of the chance that one of k samples is right, from n of which `right` are (Chen et al. 2021):
-    1 - C(n - right, k) / C(n, k)."""
+    """The unbiased estimate of the chance that one of k samples is right, from n samples of which `right` are (Chen et
+    al. 2021): 1 - C(n - right, k) / C(n, k)."""
     return 1 - math.comb(n - right, k) / math.comb(n, k)
 
 
@@ -144,7 +140,8 @@ def evaluate(model, tokenizer, questions, objective, processes, max_new_tokens, 
 
     def answer(batch):
         asked = [i for i in batch if prompts[i]]
-        seeds = [[(seed, i, vote, 0, 1) for vote in range(votes)] for i in asked]  # the last two part them from training's
+        # the last two part them from training's
+        seeds = [[(seed, i, vote, 0, 1) for vote in range(votes)] for i in asked]
         groups = generate(model, [prompts[i] for i in asked], seeds, max_new_tokens, tokenizer.eos_ids, temperature,
                           top_p, top_k)
         found = {i: [{"text": tokenizer.decode(r.ids[:-1] if r.finished else r.ids), "length": len(r.ids),
@@ -160,33 +157,6 @@ def evaluate(model, tokenizer, questions, objective, processes, max_new_tokens, 
     return {**aggregate(rows, objective), **settings, "rows": rows, "example": example}
 
 
-def print_tables(tables, hidden, results):
-    """One column a data set, one line a measure that is not hidden; then each breakdown in a line, at most its four
-    largest groups."""
-    names = dict.fromkeys(n for table in tables.values() for n, v in table.items() if not isinstance(v, (dict, tuple)))
-    names = [name for name in names if name not in hidden]
-    width = max(24, *(len(name) + 2 for name in tables))
-    print(" " * 24 + "".join(f"{name:>{width}}" for name in tables))
-    for name in names:
-        if name in SECTIONS:
-            print(f"\n{SECTIONS[name]}")
-        cells = []
-        for table in tables.values():
-            value = table.get(name)
-            cell = "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
-            if f"{name}_interval" in table:
-                low, high = table[f"{name}_interval"]
-                cell += f" [{low:.3f}, {high:.3f}]"
-            cells.append(f"{cell:>{width}}")
-        print(f"{name:<24}" + "".join(cells))
-    print("\naccuracy by group (questions)")
-    for title, table in tables.items():
-        for name, groups in table["breakdown"].items():
-            shown = [f"{value} {g['accuracy']:.3f} ({g['questions']})" for value, g in list(groups.items())[:4]]
-            more = f", {len(groups) - 4} more in {results / title}.json" if len(groups) > 4 else ""
-            print(f"{title} {name}: {', '.join(shown)}{more}")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -194,7 +164,7 @@ def main():
     parser.add_argument("--data", nargs="+", default=[], help="question files; none: the clinic's test cases")
     parser.add_argument("--limit", type=int, default=0, help="only the first so many questions of each file; 0: all")
     parser.add_argument("--votes", type=int, default=1, help="samples a question, for the majority vote")
-    parser.add_argument("--objective", choices=list(rewards.WEIGHTS), help="whose prompt; none: the run's own, else crpo")
+    parser.add_argument("--objective", choices=list(rewards.WEIGHTS), help="whose prompt; none: the run's, else crpo")
     parser.add_argument("--temperature", type=float, default=1.0, help="0: greedy")
     parser.add_argument("--top-p", type=float, default=1.0, help="nucleus; 1: off")
     parser.add_argument("--top-k", type=int, default=0, help="0: off")
@@ -236,19 +206,20 @@ def main():
         results.mkdir(exist_ok=True)  # what cannot be written should fail before hours of sampling
     tokenizer = load_tokenizer(args.directory, policy.config.vocab_size)
     made_by = directory / "run.json"
-    settings = json.loads(made_by.read_text(encoding="utf-8")) if made_by.exists() else {}
-    objective = args.objective or settings.get("objective", "crpo")
+    trained = json.loads(made_by.read_text(encoding="utf-8")) if made_by.exists() else {}
+    objective = args.objective or trained.get("objective", "crpo")
     half = policy.config.max_position_embeddings // 2
-    max_new_tokens = args.max_new_tokens or settings.get("max_new_tokens") or min(4096, half)
-    max_rows = args.max_rows or settings.get("max_rows") or 64
+    max_new_tokens = args.max_new_tokens or trained.get("max_new_tokens") or min(4096, half)
+    max_rows = args.max_rows or trained.get("max_rows") or 64
     policy = policy.to(processes.device, processes.dtype).eval()
     settings = {"objective": objective, "temperature": args.temperature, "votes": args.votes, "top_p": args.top_p,
                 "top_k": args.top_k, "max_new_tokens": max_new_tokens, "seed": args.seed, "dtype": str(processes.dtype),
                 "weights": fingerprint(directory) if processes.main else None}
     tables, rows = {}, {}
     for name, questions in sets.items():
-        result = evaluate(policy, tokenizer, questions, objective, processes, max_new_tokens, args.temperature, args.votes,
-                          args.top_p, args.top_k, args.seed, max_rows, results / f"{name}.responses.jsonl", settings)
+        result = evaluate(policy, tokenizer, questions, objective, processes, max_new_tokens, args.temperature,
+                          args.votes, args.top_p, args.top_k, args.seed, max_rows,
+                          results / f"{name}.responses.jsonl", settings)
         rows[name] = result.pop("rows")
         result.pop("example")
         tables[name] = {**result, "breakdown": breakdown(rows[name], questions)}
@@ -266,7 +237,8 @@ def main():
     if processes.main:
         print(f"{directory}: {objective} prompt, temperature {args.temperature:g}, samples {args.votes}, "
               f"at most {max_new_tokens} tokens, seed {args.seed}\n")
-        print_tables(tables, {"right", "pass@1", "prompts", *settings}, results)
+        compare.print_tables(tables, {"right", "pass@1", "prompts", *settings})
+        print(f"\nwritten: {results}/ NAME.json, NAME.responses.jsonl{', NAME.judged.jsonl' if judge else ''}")
         if args.json:
             write_json(args.json, tables)
     run.stop()

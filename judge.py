@@ -6,11 +6,11 @@ For each response and measure the judge gets question, options, key and response
     - quoted evidence
     - other quoted evidence
 
-The response is the work of the policy that is judged, so it is an adversary here too. It is quoted line by line, so that
-nothing in it can pass for our text; special tokens in it are plain text (data.py); and parse() reads only what the judge
-wrote, whole and in this form or not at all. What cannot be read, and what does not fit into the judge's context, is
-counted and shown, never guessed, never cut. That a judge believes what a response says of itself cannot be ruled out:
-the evidence is kept to be looked at.
+The response is the work of the policy that is judged, so it is an adversary here too. It is quoted line by line, so
+that nothing in it can pass for our text; special tokens in it are plain text (data.py); and parse() reads only what the
+judge wrote, whole and in this form or not at all. What cannot be read, and what does not fit into the judge's context,
+is counted and shown, never guessed, never cut. That a judge believes what a response says of itself cannot be ruled
+out: the evidence is kept to be looked at.
 """
 
 import re
@@ -25,13 +25,14 @@ from stream import digest_of, fingerprint, streamed
 VERSION = 1  # of the texts below; another version is another measurement
 MOST = 99
 MEASURES = {
-    "backtracking": "places where the writer finds an earlier step of the reasoning wrong or doubtful and goes back on it",
+    "backtracking": "places where the writer finds an earlier step wrong or doubtful and goes back on it",
     "verification": "places where the writer checks a result already reached against the case or against knowledge",
     "subgoal": "intermediate goals that the writer sets on the way to the answer, each once",
     "backward_chaining": "places where the writer starts from a supposed answer and works back to what would then have "
                          "to be found in the case",
     "faithfulness": "distinct claims about this case that are medically correct and agree with the case, each once",
-    "cecd": "distinct findings of this patient, stated in the question, that the response explicitly ties to an inference",
+    "cecd": "distinct findings of this patient, stated in the question, that the response explicitly ties to an "
+            "inference",
     "drc": "wrong options, so all but the key, that the response rejects with a valid reason",
     "hallucination": "distinct claims about this patient that the case does not support or contradicts",
 }
@@ -91,8 +92,8 @@ def verdict(measure, question, answer):
 
 @dataclass
 class Judge:
-    """A judge before its model is loaded. opening: ids that begin its answer; limit: the longest prompt that leaves room
-    for max_new_tokens; settings: what its counts depend on, texts included."""
+    """A judge before its model is loaded. opening: ids that begin its answer; limit: the longest prompt that leaves
+    room for max_new_tokens; settings: what its counts depend on, texts included."""
 
     directory: Path
     tokenizer: Tokenizer
@@ -114,11 +115,12 @@ def open_judge(directory, processes):
     settings = {"version": VERSION, "measures": MEASURES, "system": SYSTEM, "user": USER,
                 "max_new_tokens": max_new_tokens, "dtype": str(processes.dtype),
                 "weights": fingerprint(directory) if processes.main else None}
-    return Judge(directory, tokenizer, opening, config.max_position_embeddings - max_new_tokens, max_new_tokens, settings)
+    limit = config.max_position_embeddings - max_new_tokens
+    return Judge(directory, tokenizer, opening, limit, max_new_tokens, settings)
 
 
 def answers(judge, model, asked, max_rows=0):
-    """The judge's greedy answer {"text", "finished"} to each (measure, question, response); text None: it did not fit."""
+    """The judge's greedy answer {"text", "finished"} to each (measure, question, response); text None: did not fit."""
     prompts = [chat_ids(judge.tokenizer, *prompt_of(*one)) + judge.opening for one in asked]
     fit = [i for i, ids in enumerate(prompts) if len(ids) <= judge.limit]
     groups = generate(model, [prompts[i] for i in fit], [[0]] * len(fit), judge.max_new_tokens, judge.tokenizer.eos_ids,
@@ -155,8 +157,11 @@ def count_measures(judge, model, questions, rows, processes, max_rows, path):
     texts = [prompt_of("cecd", q, r["text"]) for q, row in zip(questions, rows) for r in row["responses"]]
     judged = streamed([q.id for q in questions], max(1, max_rows // most), make, processes, path,
                       {**judge.settings, "responses": digest_of(texts)}, again)
-    out = [{**row, "responses": [{**r, **{f"judge_{name}": found[name]["count"] for name in MEASURES}}
-                                 for r, found in zip(row["responses"], by["responses"])]} for row, by in zip(rows, judged)]
+    out = []
+    for row, by in zip(rows, judged):
+        responses = [{**r, **{f"judge_{name}": found[name]["count"] for name in MEASURES}}
+                     for r, found in zip(row["responses"], by["responses"])]
+        out.append({**row, "responses": responses})
     verdicts = [(name, v) for row in judged for response in row["responses"] for name, v in response.items()]
     lost = {name: sum(v["count"] is None and v["text"] is not None for m, v in verdicts if m == name)
             for name in MEASURES}

@@ -22,8 +22,8 @@ def test_mcnemar_exact(first, second, p):
 
 
 def test_bootstrap_of_three_questions_is_the_exact_one():
-    """Differences 0, 0, 1: the mean of three draws is k / 3 with binomial chances 8, 12, 6, 1 of 27, so the 2.5% point is
-    0 and the 97.5% point (1 has 3.7%) is 1; -1, -1, -1 is always -1."""
+    """Differences 0, 0, 1: the mean of three draws is k / 3 with binomial chances 8, 12, 6, 1 of 27, so the 2.5% point
+    is 0 and the 97.5% point (1 has 3.7%) is 1; -1, -1, -1 is always -1."""
     found = compare.bootstrap(np.array([[0, -1], [0, -1], [1, -1.0]]))
     assert found.T.tolist() == [[0, 1], [-1, -1]]
 
@@ -33,7 +33,7 @@ def test_bootstrap_against_the_normal_interval():
     values = np.random.default_rng(3).normal(0.2, 1, 400)
     low, high = compare.bootstrap(values[:, None])[:, 0]
     half = 1.96 * values.std() / 20
-    assert low == pytest.approx(values.mean() - half, abs=0.01) and high == pytest.approx(values.mean() + half, abs=0.01)
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
 
 
 def test_bootstrap_repeats_itself_and_passes_over_missing_values():
@@ -44,7 +44,7 @@ def test_bootstrap_repeats_itself_and_passes_over_missing_values():
 
 
 def write(directory, name, answers, lengths, **settings):
-    """An evaluation as eval.py leaves it: one sample a question, all keys A; an answer "" is a prompt that did not fit."""
+    """An evaluation as eval.py leaves it: one sample a question, all keys A; the prompt of an answer "" did not fit."""
     folder = directory / "eval"
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{"question": f"q{i}", "key": "A", "answer": answer or None,
@@ -79,7 +79,7 @@ def test_other_questions_or_none_are_an_error(tmp_path, capsys):
     a = write(tmp_path / "a", "exam", "AAA", [1, 2, 3])
     write(a, "other", "A", [1])
     shorter = write(tmp_path / "b", "exam", "AA", [1, 2])
-    with pytest.raises(ValueError, match=r"exam: the questions of .*b \(2\) are not those of .*a \(3\), from line 3 on"):
+    with pytest.raises(ValueError, match=r"exam: the questions of .*b \(2\) are not those of .*a \(3\), from line 3"):
         compare.compare([a, shorter])
     elsewhere = write(tmp_path / "c", "else", "AAA", [1, 2, 3])
     with pytest.raises(ValueError, match="no data set was evaluated in all of them: .*a: exam, other; .*c: else"):

@@ -52,8 +52,8 @@ def test_agreement(answers, share):
 
 def answered(*letters, key="A", options=3, **meta):
     """A question and its row, each letter the answer of one sample; - is an answer that cannot be read."""
-    question = Question("q", "A man of 60 has fever.", dict(zip("ABCDE", ("one", "two", "three", "four")[:options])), key,
-                        "medqa", meta)
+    texts = dict(zip("ABCDE", ("one", "two", "three", "four")[:options]))
+    question = Question("q", "A man of 60 has fever.", texts, key, "medqa", meta)
     texts = [f"<dx> fever </dx><conclusion> \\boxed{{{a}}} </conclusion>" if a != "-" else "no idea" for a in letters]
     return question, evaluation.question_row(question, [{"text": t, "length": 10, "finished": True} for t in texts])
 
@@ -75,11 +75,13 @@ def test_the_table_by_hand():
 
 
 def test_breakdowns_by_hand():
-    questions, rows = zip(answered(*"AB", subject_name="Surgery", topic_name="x"), answered(*"BB", subject_name="Dental"),
-                          answered(*"AA", subject_name="Surgery"), answered(subject_name="Dental", kind="test"))
+    questions, rows = zip(
+        answered(*"AB", subject_name="Surgery", topic_name="x"), answered(*"BB", subject_name="Dental"),
+        answered(*"AA", subject_name="Surgery"), answered(subject_name="Dental", kind="test"))
     found = evaluation.breakdown(rows, questions)
     assert found == {"kind": {"test": {"questions": 1, "accuracy": 0}},
-                     "subject_name": {"Dental": {"questions": 2, "accuracy": 0}, "Surgery": {"questions": 2, "accuracy": 0.75}}}
+                     "subject_name": {"Dental": {"questions": 2, "accuracy": 0},
+                                      "Surgery": {"questions": 2, "accuracy": 0.75}}}
 
 
 @pytest.fixture
@@ -109,7 +111,8 @@ def stream_letters(path, processes, settings=None, stop=99):
 
 
 @pytest.mark.parametrize("kept, half, made", [
-    (0, b"", 8), (3, b"", 5), (4, b"", 5), (5, b'{"question": "f", "ra', 5), (6, b'{"ques', 2), (8, b"", 0), (8, b"{", 0)])
+    (0, b"", 8), (3, b"", 5), (4, b"", 5), (5, b'{"question": "f", "ra', 5), (6, b'{"ques', 2), (8, b"", 0),
+    (8, b"{", 0)])
 def test_a_file_is_continued_at_its_last_whole_batch(kept, half, made, processes, tmp_path, capsys):
     path = tmp_path / "x.responses.jsonl"
     whole, _ = stream_letters(path, processes)
@@ -140,7 +143,8 @@ def test_other_settings_start_anew_and_keep_the_old(processes, tmp_path, capsys)
         _, made = stream_letters(path, processes, {"seed": 1 + number})
         assert len(made) == 8 and f"x.responses.jsonl.{number}" in capsys.readouterr().out
     assert len(rows_of(f"{path}.1")) == 3 and len(rows_of(f"{path}.2")) == 8
-    assert [json.loads((tmp_path / name).read_text())["seed"] for name in ("x.json.1", "x.json.2", "x.json")] == [1, 2, 3]
+    seeds = [json.loads((tmp_path / name).read_text())["seed"] for name in ("x.json.1", "x.json.2", "x.json")]
+    assert seeds == [1, 2, 3]
     assert table_of(path) == tmp_path / "x.json" and table_of(tmp_path / "x.judged.jsonl") == tmp_path / "x.judged.json"
 
 
@@ -186,8 +190,8 @@ def test_eval_of_the_clinic(model, tmp_path, monkeypatch):
 
 def test_a_killed_evaluation_of_three_sets_continues_to_the_bit(real, shared, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    flags = ["--data", *(shared / "data" / name for name in BENCHMARKS), "--limit", 9, "--votes", 2, "--max-new-tokens", 24,
-             "--max-rows", 4]
+    flags = ["--data", *(shared / "data" / name for name in BENCHMARKS), "--limit", 9, "--votes", 2,
+             "--max-new-tokens", 24, "--max-rows", 4]
     whole, killed = (shutil.copytree(real, tmp_path / name) for name in ("whole", "killed"))
     printed = command("eval.py", whole, *flags, "--json", tmp_path / "all.json")
     tables = json.loads((tmp_path / "all.json").read_text())
@@ -196,8 +200,8 @@ def test_a_killed_evaluation_of_three_sets_continues_to_the_bit(real, shared, tm
         ["meta_info"], ["subject_name"], ["body_system", "question_type", "medical_task"]]
     assert "medmcqa_dev_300 subject_name: " in printed
     second = killed / "eval" / "medmcqa_dev_300.responses.jsonl"
-    started = subprocess.Popen([sys.executable, "eval.py", *map(str, [killed, *flags])], cwd=ROOT, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    started = subprocess.Popen([sys.executable, "eval.py", *map(str, [killed, *flags])], cwd=ROOT,
+                               stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
     while started.poll() is None and not (second.exists() and second.read_bytes().count(b"\n") >= 3):
         time.sleep(0.001)
     started.send_signal(signal.SIGKILL)
@@ -212,7 +216,8 @@ def test_a_killed_evaluation_of_three_sets_continues_to_the_bit(real, shared, tm
 
 @pytest.mark.parametrize("flags, words", [
     ([], "give a model directory"), ([TINY, "--compare", "a", "b"], "give a model directory"),
-    (["--compare", "a"], "2 to 26"), ([TINY, "--judge", "nowhere"], "nowhere/config.json"), ([TINY, "--votes", 0], "--votes")])
+    (["--compare", "a"], "2 to 26"), ([TINY, "--judge", "nowhere"], "nowhere/config.json"),
+    ([TINY, "--votes", 0], "--votes")])
 def test_bad_command_lines_are_one_line(flags, words, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, flags)])
     before = set(Path(TINY).iterdir())
