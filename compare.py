@@ -56,8 +56,8 @@ def load_rows(directory, name):
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         table = json.loads((path.parent / f"{name}.json").read_text(encoding="utf-8"))
-        if len(rows) != table.get("questions"):
-            raise ValueError(f"{path}: unfinished; {again}")
+        if len(rows) != table["questions"] or any(row.get("settings") != table.get("settings") for row in rows):
+            raise ValueError(f"{path}: unfinished, or not of the same evaluation as {name}.json; {again}")
         return [(row["question"], row["key"], row["answer"], row["responses"]) for row in rows], table
     except (json.JSONDecodeError, KeyError, TypeError, FileNotFoundError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); {again}") from None

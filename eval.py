@@ -10,8 +10,9 @@ questions: an answer that cannot be read, a response that was cut and a prompt t
 left out (PAPER.md, trap 7).
 The behaviours and faithfulness measures are rewards.py's verifiers by rule, where the paper asks a language model.
 
-Written to DIR/eval/: NAME.json (settings and table) and, as they are finished, NAME.responses.jsonl (every response
-with its scores). The same command continues an interrupted evaluation; what other settings left is kept as NAME.json.1.
+Written to DIR/eval/: NAME.responses.jsonl (every response with its scores, as they are finished) and NAME.json
+(settings and table). The same command continues an interrupted evaluation; what other settings left is kept as
+NAME.json.1.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from sampler import generate
 from stream import digest_of, fingerprint, rewrite, streamed
 
 BREAKDOWNS = ("system", "kind", "subject_name", "body_system", "question_type", "medical_task", "meta_info")
+
 
 def wilson(right, n, z=1.96):
     """The 95% score interval (Wilson 1927) of a proportion right / n -> (low, high). `right` may be fractional."""
@@ -150,11 +152,11 @@ def evaluate(model, tokenizer, questions, objective, processes, max_new_tokens, 
 
     # A share each where nothing bounds a batch; else batches that do not depend on the number of processes.
     size = max(1, max_rows // votes) if max_rows else -(-len(questions) // processes.world)
-    settings = {**(settings or {}), "prompts": digest_of(prompts)}
+    settings = {**(settings or {}), "prompts": digest_of(prompts)}  # of the questions, the format and the tokenizer
     rows = streamed([q.id for q in questions], size, answer, processes, path, settings,
                     lambda i, row: question_row(questions[i], row["responses"]))
     example = next((q, row["responses"][0]["text"]) for q, row in zip(questions, rows) if row["responses"])
-    return {**aggregate(rows, objective), **settings, "rows": rows, "example": example}
+    return {**aggregate(rows, objective), **settings, "settings": digest_of(settings), "rows": rows, "example": example}
 
 
 def main():
@@ -214,7 +216,7 @@ def main():
     policy = policy.to(processes.device, processes.dtype).eval()
     settings = {"objective": objective, "temperature": args.temperature, "votes": args.votes, "top_p": args.top_p,
                 "top_k": args.top_k, "max_new_tokens": max_new_tokens, "seed": args.seed, "dtype": str(processes.dtype),
-                "weights": fingerprint(directory) if processes.main else None}
+                "weights": processes.gather(processes.main and fingerprint(directory))[0]}
     tables, rows = {}, {}
     for name, questions in sets.items():
         result = evaluate(policy, tokenizer, questions, objective, processes, max_new_tokens, args.temperature,
@@ -237,7 +239,7 @@ def main():
     if processes.main:
         print(f"{directory}: {objective} prompt, temperature {args.temperature:g}, samples {args.votes}, "
               f"at most {max_new_tokens} tokens, seed {args.seed}\n")
-        compare.print_tables(tables, {"right", "pass@1", "prompts", *settings})
+        compare.print_tables(tables, {"right", "pass@1", "prompts", "settings", *settings})
         print(f"\nwritten: {results}/ NAME.json, NAME.responses.jsonl{', NAME.judged.jsonl' if judge else ''}")
         if args.json:
             write_json(args.json, tables)

@@ -114,7 +114,7 @@ def open_judge(directory, processes):
     opening = tokenizer.encode("<think>\n\n</think>\n\n") if thinks else []
     settings = {"version": VERSION, "measures": MEASURES, "system": SYSTEM, "user": USER,
                 "max_new_tokens": max_new_tokens, "dtype": str(processes.dtype),
-                "weights": fingerprint(directory) if processes.main else None}
+                "weights": processes.gather(processes.main and fingerprint(directory))[0]}
     limit = config.max_position_embeddings - max_new_tokens
     return Judge(directory, tokenizer, opening, limit, max_new_tokens, settings)
 

@@ -85,8 +85,11 @@ def test_other_questions_or_none_are_an_error(tmp_path, capsys):
     with pytest.raises(ValueError, match="no data set was evaluated in all of them: .*a: exam, other; .*c: else"):
         compare.compare([a, elsewhere])
     unfinished = shutil.copytree(a, tmp_path / "d")
-    (unfinished / "eval" / "exam.json").write_text("{}")
+    (unfinished / "eval" / "exam.json").write_text('{"questions": 4}')
     with pytest.raises(ValueError, match="exam.responses.jsonl: unfinished"):
+        compare.compare([a, unfinished])
+    (unfinished / "eval" / "exam.json").write_text('{"questions": 3, "settings": "another"}')
+    with pytest.raises(ValueError, match="or not of the same evaluation as exam.json"):
         compare.compare([a, unfinished])
     (unfinished / "eval" / "exam.responses.jsonl").write_text('{"quest')
     with pytest.raises(ValueError, match="exam.responses.jsonl: cannot be read"):

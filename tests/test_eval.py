@@ -138,14 +138,31 @@ def test_other_settings_start_anew_and_keep_the_old(processes, tmp_path, capsys)
     path = tmp_path / "x.responses.jsonl"
     with pytest.raises(KeyboardInterrupt):
         stream_letters(path, processes, stop=4)
-    assert len(rows_of(path)) == 3
+    table_of(path).write_text("1")
     for number in (1, 2):
         _, made = stream_letters(path, processes, {"seed": 1 + number})
         assert len(made) == 8 and f"x.responses.jsonl.{number}" in capsys.readouterr().out
-    assert len(rows_of(f"{path}.1")) == 3 and len(rows_of(f"{path}.2")) == 8
-    seeds = [json.loads((tmp_path / name).read_text())["seed"] for name in ("x.json.1", "x.json.2", "x.json")]
-    assert seeds == [1, 2, 3]
+        table_of(path).write_text(str(1 + number))
+    assert [len(rows_of(f"{path}{end}")) for end in (".1", ".2", "")] == [3, 8, 8]
+    assert [(tmp_path / f"x.json{end}").read_text() for end in (".1", ".2", "")] == ["1", "2", "3"]
     assert table_of(path) == tmp_path / "x.json" and table_of(tmp_path / "x.judged.jsonl") == tmp_path / "x.judged.json"
+
+
+@pytest.mark.parametrize("at", [0, 3, 6])
+def test_two_evaluations_at_once_do_not_mix(at, processes, tmp_path):
+    """The second starts and ends while the first makes a batch."""
+    path, second = tmp_path / "x.responses.jsonl", []
+
+    def make(batch):
+        if batch[0] == at:
+            second.extend(streamed(IDS, 2, lambda b: [{"question": IDS[i], "by": 2} for i in b], processes, path,
+                                   {"seed": 2}, None))
+        return [{"question": IDS[i], "by": 1} for i in batch]
+
+    first = streamed(IDS, 3, make, processes, path, {"seed": 1}, None)
+    assert [row["by"] for row in first] == [1] * 8 and [row["by"] for row in second] == [2] * 8
+    files = [path, Path(f"{path}.1")]
+    assert sorted(str(rows_of(file)) for file in files) == sorted(map(str, (first, second)))
 
 
 @pytest.mark.parametrize("damage", [lambda lines: [lines[1], lines[0], *lines[2:]], lambda lines: [*lines, lines[-1]],

@@ -205,7 +205,7 @@ def test_a_scripted_judge_is_read_counted_and_kept(scripted, processes, tmp_path
     path.write_text(path.read_text().replace('"count": 4', '"count": 5'))  # only the judge's own words count
     assert judge.count_measures(one, build(unasked), [Q], judged, processes, 64, path) == (rows, part)
     judge.count_measures(one, build(reply_by_measure), [Q], rows_for("another"), processes, 64, path)
-    assert (tmp_path / "x.judged.jsonl.1").exists() and (tmp_path / "x.judged.json.1").exists()
+    assert rows_of(tmp_path / "x.judged.jsonl.1") == [kept]
 
 
 def test_the_batch_does_not_change_an_answer(scripted, processes):
