@@ -2,13 +2,17 @@
 
     python eval.py ckpt/
     python eval.py ckpt/ --data medqa_test.jsonl medmcqa_dev.json medxpertqa.jsonl --votes 5
+    python eval.py ckpt/ --judge Qwen2.5-7B-Instruct/        the eight measures counted by a model as well (judge.py)
+    python eval.py --compare base/ ckpt/                     checkpoints evaluated on the same questions (compare.py)
 
 Prompt, sampler and answer extractor are training's; the temperature is 1 unless said otherwise. Every rate is over all
 questions: an answer that cannot be read, a response that was cut and a prompt that did not fit are wrong answers, never
 left out (PAPER.md, trap 7).
 The behaviours and faithfulness measures are rewards.py's verifiers by rule, where the paper asks a language model.
 
-Written to DIR/eval/: NAME.json (the table) and NAME.responses.jsonl (every response with its scores).
+Written to DIR/eval/: NAME.responses.jsonl (every response with its scores, as they are finished) and NAME.json
+(settings and table). The same command continues an interrupted evaluation; what other settings left is kept as
+NAME.json.1.
 """
 
 import argparse
@@ -18,11 +22,16 @@ from collections import Counter
 from pathlib import Path
 
 import clinic
+import compare
 import rewards
 import run
-from checkpoint import write_json
+from checkpoint import load_model, write_json
 from data import encode_prompts, load_questions, load_tokenizer
+from judge import count_measures, open_judge
 from sampler import generate
+from stream import digest_of, fingerprint, rewrite, streamed
+
+BREAKDOWNS = ("system", "kind", "subject_name", "body_system", "question_type", "medical_task", "meta_info")
 
 
 def wilson(right, n, z=1.96):
@@ -41,98 +50,123 @@ def majority(answers):
     return votes.most_common(1)[0][0] if votes else None
 
 
-def judge(text, rollout, question):
-    """One response's row: its answer, every objective, every measure, for the clinic also the exact audit."""
-    row = {"text": text, "length": len(rollout.ids), "finished": rollout.finished,
-           "answer": rewards.extract_answer(text, question.options),
-           **rewards.score(text, question), **rewards.measures(text, question)}
+def pass_at(k, n, right):
+    """The unbiased estimate of the chance that one of k samples is right, from n samples of which `right` are (Chen et
+    al. 2021): 1 - C(n - right, k) / C(n, k)."""
+    return 1 - math.comb(n - right, k) / math.comb(n, k)
+
+
+def agreement(answers):
+    """The share of pairs of samples with the same answer; None agrees with nothing, itself included."""
+    votes = Counter(a for a in answers if a is not None)
+    return sum(math.comb(v, 2) for v in votes.values()) / math.comb(len(answers), 2)
+
+
+def scored(response, question):
+    """A response {"text", "length", "finished"} with its answer, every measure and objective, for the clinic also the
+    exact audit."""
+    text = response["text"]
+    row = {"text": text, "answer": rewards.extract_answer(text, question.options), **rewards.measures(text, question),
+           "length": response["length"], "finished": response["finished"], **rewards.score(text, question)}
     if question.source == "clinic":
         row |= {f"audit_{name}": value for name, value in clinic.audit(text, question).items()}
     return row
+
+
+def question_row(question, responses):
+    """A line of NAME.responses.jsonl."""
+    responses = [scored(response, question) for response in responses]
+    return {"question": question.id, "key": question.answer, "answer": majority([r["answer"] for r in responses]),
+            "responses": responses}
 
 
 def aggregate(rows, objective):
     """The table of a data set from its question rows ({"question", "key", "answer", "responses"}).
 
     accuracy: the share of right responses, over all questions and samples; its interval counts each question once.
-    majority: the share of questions whose majority answer is right. Other entries: means over all responses sampled.
+    majority: the share of questions whose majority answer is right. pass@k: of those with a right one among k samples,
+    agreement(), answered: over all questions. Other entries: means over all responses sampled, judge_*: over those that
+    the judge's answer could be read of.
     """
     n = len(rows)
     tried = [row["responses"] for row in rows if row["responses"]]
     responses = [r for group in tried for r in group]
-    right = sum(sum(r["accuracy"] for r in group) / len(group) for group in tried)
+    hits = [sum(int(r["accuracy"]) for r in group) for group in tried]
+    right = sum(hit / len(group) for hit, group in zip(hits, tried))
     table = {"questions": n, "too_long": n - len(tried), "right": right,
              "accuracy": right / max(n, 1), "accuracy_interval": wilson(right, n)}
     voted = sum(row["answer"] == row["key"] for row in rows)
     table |= {"majority": voted / max(n, 1), "majority_interval": wilson(voted, n)}
+    votes = max(map(len, tried), default=1)
+    if votes > 1:
+        for k in sorted({2**i for i in range(votes.bit_length()) if 2**i <= votes} | {votes}):
+            table[f"pass@{k}"] = sum(pass_at(k, votes, hit) for hit in hits) / n
+        table["agreement"] = sum(agreement([r["answer"] for r in group]) for group in tried) / n
     table["answered"] = sum(sum(r["answer"] is not None for r in group) / len(group) for group in tried) / max(n, 1)
     if responses:
-        skip = ("text", "answer", "accuracy")
-        for name in responses[0]:
-            if name not in skip:
-                table[name] = sum(float(r[name]) for r in responses) / len(responses)
         weights = rewards.WEIGHTS[objective]
         table["reward"] = sum(rewards.total({k: r[k] for k in weights}, weights) for r in responses) / len(responses)
         cited = sum(r["citations"] for r in responses)
         table["hallucination_share"] = sum(r["hallucination"] for r in responses) / max(cited, 1)
+        for name in [name for name in responses[0] if name not in ("text", "answer", "accuracy")]:
+            values = [float(r[name]) for r in responses if r[name] is not None]
+            table[name] = sum(values) / len(values) if values else None
     return table
 
 
+def breakdown(rows, questions):
+    """{name: {value: {"questions", "accuracy"}}} for each of BREAKDOWNS that the questions' meta has, largest first."""
+    groups = {}
+    for row, question in zip(rows, questions):
+        share = sum(r["accuracy"] for r in row["responses"]) / max(len(row["responses"]), 1)
+        for name in BREAKDOWNS:
+            if name in question.meta:
+                groups.setdefault(name, {}).setdefault(str(question.meta[name]), []).append(share)
+    return {name: {value: {"questions": len(shares), "accuracy": sum(shares) / len(shares)}
+                   for value, shares in sorted(of.items(), key=lambda item: (-len(item[1]), item[0]))}
+            for name, of in groups.items()}
+
+
 def evaluate(model, tokenizer, questions, objective, processes, max_new_tokens, temperature=1.0, votes=1, top_p=1.0,
-             top_k=0, seed=0, max_rows=0):
+             top_k=0, seed=0, max_rows=0, path=None, settings=None):
     """Answer every question `votes` times on an unsharded model and score the answers; processes share the questions.
 
-    -> aggregate()'s table, with "rows" (one a question, in order) and "example" (the first question answered, and its
-    response) beside it. ValueError if no prompt fits into the context beside max_new_tokens.
+    -> aggregate()'s table and `settings`, with "rows" (one a question, in order) and "example" (the first question
+    answered, and its response) beside it. With a path the rows are written there and continued, where made with the
+    same settings (stream.py). ValueError if no prompt fits into the context beside max_new_tokens.
     """
     limit = model.config.max_position_embeddings - max_new_tokens
     prompts = encode_prompts(tokenizer, questions, objective, limit)
-    mine = [i for i in range(processes.rank, len(questions), processes.world) if prompts[i] is not None]
-    seeds = [[(seed, i, vote, 0, 1) for vote in range(votes)] for i in mine]  # the last two part them from training's
-    groups = generate(model, [prompts[i] for i in mine], seeds, max_new_tokens, tokenizer.eos_ids, temperature, top_p,
-                      top_k, max_rows)
-    done = {}
-    for i, group in zip(mine, groups):
-        texts = [tokenizer.decode(r.ids[:-1] if r.finished else r.ids) for r in group]
-        done[i] = [judge(text, rollout, questions[i]) for text, rollout in zip(texts, group)]
-    done = {i: responses for part in processes.gather(done) for i, responses in part.items()}
-    rows = []
-    for i, question in enumerate(questions):
-        responses = done.get(i, [])
-        rows.append({"question": question.id, "key": question.answer, "responses": responses,
-                     "answer": majority([r["answer"] for r in responses])})
-    if not any(row["responses"] for row in rows):
-        raise ValueError(f"none of the {len(rows)} prompts fits into {limit} tokens; lower --max-new-tokens")
+    if not any(prompts):
+        raise ValueError(f"none of the {len(prompts)} prompts fits into {limit} tokens; lower --max-new-tokens")
+
+    def answer(batch):
+        asked = [i for i in batch if prompts[i]]
+        # the last two part them from training's
+        seeds = [[(seed, i, vote, 0, 1) for vote in range(votes)] for i in asked]
+        groups = generate(model, [prompts[i] for i in asked], seeds, max_new_tokens, tokenizer.eos_ids, temperature,
+                          top_p, top_k)
+        found = {i: [{"text": tokenizer.decode(r.ids[:-1] if r.finished else r.ids), "length": len(r.ids),
+                      "finished": r.finished} for r in group] for i, group in zip(asked, groups)}
+        return [question_row(questions[i], found.get(i, [])) for i in batch]
+
+    # A share each where nothing bounds a batch; else batches that do not depend on the number of processes.
+    size = max(1, max_rows // votes) if max_rows else -(-len(questions) // processes.world)
+    settings = {**(settings or {}), "prompts": digest_of(prompts)}  # of the questions, the format and the tokenizer
+    rows = streamed([q.id for q in questions], size, answer, processes, path, settings,
+                    lambda i, row: question_row(questions[i], row["responses"]))
     example = next((q, row["responses"][0]["text"]) for q, row in zip(questions, rows) if row["responses"])
-    return {**aggregate(rows, objective), "rows": rows, "example": example}
-
-
-def print_tables(tables):
-    """One column a data set, one line a measure."""
-    names = dict.fromkeys(name for table in tables.values() for name in table)
-    names = [name for name in names if not name.endswith("_interval") and name != "right"]
-    width = max(12, *(len(name) for name in tables)) + 2
-    print(" " * 28 + "".join(f"{name:>{max(width, 24)}}" for name in tables))
-    for name in names:
-        cells = []
-        for table in tables.values():
-            value = table.get(name)
-            cell = "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
-            if f"{name}_interval" in table:
-                low, high = table[f"{name}_interval"]
-                cell += f" [{low:.3f}, {high:.3f}]"
-            cells.append(f"{cell:>{max(width, 24)}}")
-        print(f"{name:<28}" + "".join(cells))
+    return {**aggregate(rows, objective), **settings, "settings": digest_of(settings), "rows": rows, "example": example}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("directory", help="a run directory or any Hugging Face model directory")
+    parser.add_argument("directory", nargs="?", help="a run directory or any Hugging Face model directory")
     parser.add_argument("--data", nargs="+", default=[], help="question files; none: the clinic's test cases")
     parser.add_argument("--limit", type=int, default=0, help="only the first so many questions of each file; 0: all")
     parser.add_argument("--votes", type=int, default=1, help="samples a question, for the majority vote")
-    parser.add_argument("--objective", choices=list(rewards.WEIGHTS), help="whose prompt; none: the run's own, else crpo")
+    parser.add_argument("--objective", choices=list(rewards.WEIGHTS), help="whose prompt; none: the run's, else crpo")
     parser.add_argument("--temperature", type=float, default=1.0, help="0: greedy")
     parser.add_argument("--top-p", type=float, default=1.0, help="nucleus; 1: off")
     parser.add_argument("--top-k", type=int, default=0, help="0: off")
@@ -141,9 +175,19 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="fixes every response")
     parser.add_argument("--skip-bad-rows", action="store_true", help="count and list bad rows instead of stopping")
     parser.add_argument("--mcqa-zero-based", action="store_true", help="MedMCQA's cop counts from 0")
+    parser.add_argument("--judge", metavar="DIR", help="a model directory that counts the eight measures as well")
+    parser.add_argument("--compare", nargs="+", metavar="DIR", help="only compare evaluations of these directories")
     parser.add_argument("--json", help="write all tables into this file as well")
     args = parser.parse_args()
 
+    if bool(args.directory) == bool(args.compare):
+        raise ValueError("give a model directory to evaluate, or --compare and directories that are evaluated")
+    if args.compare:
+        comparison = compare.compare(args.compare)
+        print(compare.report(comparison))
+        if args.json:
+            write_json(args.json, comparison)
+        return
     if args.votes < 1 or args.limit < 0:
         raise ValueError("--votes must be at least 1 and --limit at least 0")
     directory = Path(args.directory)
@@ -155,34 +199,48 @@ def main():
         sets[name] = load_questions(path, args.skip_bad_rows, args.mcqa_zero_based)
     if not sets:
         sets["clinic"] = clinic.make_questions(args.limit or 400, seed=0, split="test")
+    sets = {name: questions[:args.limit or None] for name, questions in sets.items()}
     processes = run.start()
+    judge = args.judge and open_judge(args.judge, processes)
     results = directory / "eval"
     policy, _ = run.resolve_model(args.directory)
     if processes.main:
         results.mkdir(exist_ok=True)  # what cannot be written should fail before hours of sampling
     tokenizer = load_tokenizer(args.directory, policy.config.vocab_size)
     made_by = directory / "run.json"
-    settings = json.loads(made_by.read_text(encoding="utf-8")) if made_by.exists() else {}
-    objective = args.objective or settings.get("objective", "crpo")
+    trained = json.loads(made_by.read_text(encoding="utf-8")) if made_by.exists() else {}
+    objective = args.objective or trained.get("objective", "crpo")
     half = policy.config.max_position_embeddings // 2
-    max_new_tokens = args.max_new_tokens or settings.get("max_new_tokens") or min(4096, half)
-    max_rows = args.max_rows or settings.get("max_rows") or 64
+    max_new_tokens = args.max_new_tokens or trained.get("max_new_tokens") or min(4096, half)
+    max_rows = args.max_rows or trained.get("max_rows") or 64
     policy = policy.to(processes.device, processes.dtype).eval()
-    tables = {}
+    settings = {"objective": objective, "temperature": args.temperature, "votes": args.votes, "top_p": args.top_p,
+                "top_k": args.top_k, "max_new_tokens": max_new_tokens, "seed": args.seed, "dtype": str(processes.dtype),
+                "weights": processes.gather(processes.main and fingerprint(directory))[0]}
+    tables, rows = {}, {}
     for name, questions in sets.items():
-        questions = questions[:args.limit or None]
         result = evaluate(policy, tokenizer, questions, objective, processes, max_new_tokens, args.temperature,
-                          args.votes, args.top_p, args.top_k, args.seed, max_rows)
-        rows = result.pop("rows")
+                          args.votes, args.top_p, args.top_k, args.seed, max_rows,
+                          results / f"{name}.responses.jsonl", settings)
+        rows[name] = result.pop("rows")
         result.pop("example")
-        tables[name] = {**result, "objective": objective, "temperature": args.temperature, "votes": args.votes,
-                        "top_p": args.top_p, "top_k": args.top_k, "max_new_tokens": max_new_tokens, "seed": args.seed}
+        tables[name] = {**result, "breakdown": breakdown(rows[name], questions)}
         if processes.main:
             write_json(results / f"{name}.json", tables[name])
-            with open(results / f"{name}.responses.jsonl", "w", encoding="utf-8", errors="backslashreplace") as file:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    del policy
+    counting = judge and load_model(args.judge).to(processes.device, processes.dtype).eval()
+    for name, questions in sets.items() if judge else ():
+        rows[name], verdicts = count_measures(judge, counting, questions, rows[name], processes, max_rows,
+                                              results / f"{name}.judged.jsonl")
+        tables[name] |= {**aggregate(rows[name], objective), **verdicts}
+        if processes.main:
+            rewrite(results / f"{name}.responses.jsonl", rows[name])
+            write_json(results / f"{name}.json", tables[name])
     if processes.main:
-        print_tables(tables)
+        print(f"{directory}: {objective} prompt, temperature {args.temperature:g}, samples {args.votes}, "
+              f"at most {max_new_tokens} tokens, seed {args.seed}\n")
+        compare.print_tables(tables, {"right", "pass@1", "prompts", "settings", *settings})
+        print(f"\nwritten: {results}/ NAME.json, NAME.responses.jsonl{', NAME.judged.jsonl' if judge else ''}")
         if args.json:
             write_json(args.json, tables)
     run.stop()

@@ -721,7 +721,12 @@ def total(scores, weights):
 
 
 def measures(response, question):
-    """The evaluation's counts; citations: all attributed citations, right (cecd) and wrong (hallucination)."""
+    """The evaluation's counts; citations: all attributed citations, right (cecd) and wrong (hallucination).
+
+    faithfulness: the distinct correct claims about the case that rules can check, findings tied to an inference and
+    wrong options rejected for a reason: cecd + drc, so no evidence beside these two.
+    """
     cecd, wrong = len(citations(response, question)), len(unsupported(response, question))
-    return {"cecd": cecd, "drc": len(rejections(response, question)), "hallucination": wrong,
-            "citations": cecd + wrong, **behaviours(response)}
+    drc = len(rejections(response, question))
+    return {**behaviours(response), "faithfulness": cecd + drc, "cecd": cecd, "drc": drc, "hallucination": wrong,
+            "citations": cecd + wrong}

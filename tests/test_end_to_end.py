@@ -205,22 +205,6 @@ def test_other_files_are_refused(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_eval_of_the_clinic(one_process, tmp_path):
-    out, _ = one_process
-    printed = command("eval.py", out, "--limit", 6, "--votes", 3, "--json", tmp_path / "all.json")
-    table = json.loads((tmp_path / "all.json").read_text())["clinic"]
-    assert table == json.loads((out / "eval" / "clinic.json").read_text())
-    assert table["questions"] == 6 and table["votes"] == 3 and "audit_citations" in table and "majority" in printed
-    rows = rows_of(out / "eval" / "clinic.responses.jsonl")
-    assert len(rows) == 6 and all(len(r["responses"]) == 3 for r in rows)
-    right = sum(x["answer"] == r["key"] for r in rows for x in r["responses"])
-    assert table["accuracy"] == pytest.approx(right / 18)
-    command("eval.py", out, "--limit", 6, "--votes", 3, "--json", tmp_path / "two.json", processes=2)
-    two = json.loads((tmp_path / "two.json").read_text())["clinic"]
-    assert {k: v for k, v in two.items() if not k.endswith("interval")} == pytest.approx(
-        {k: v for k, v in table.items() if not k.endswith("interval")}, abs=1e-9)
-
-
 @pytest.fixture(scope="module")
 def real(tmp_path_factory, shared):
     """A random two-layer Qwen2 with the real tokenizer."""

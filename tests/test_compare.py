@@ -1,0 +1,117 @@
+"""compare.py: its statistics against tables worked out by hand or otherwise, its means against the evaluations'."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+import compare
+import eval as evaluation
+from test_end_to_end import ROOT
+
+
+@pytest.mark.parametrize("first, second, p", [
+    (10, 2, 0.0385742), (2, 10, 0.0385742),  # 2 (1 + 12 + 66) / 4096
+    (0, 5, 0.0625), (0, 6, 0.03125), (1, 0, 1), (5, 5, 1), (0, 0, 1),
+    (1, 9, 22 / 1024), (121, 59, 4.434e-6),  # R: binom.test(59, 180)
+])
+def test_mcnemar_exact(first, second, p):
+    assert compare.mcnemar(first, second) == pytest.approx(p, rel=1e-3)
+
+
+def test_bootstrap_of_three_questions_is_the_exact_one():
+    """Differences 0, 0, 1: the mean of three draws is k / 3 with binomial chances 8, 12, 6, 1 of 27, so the 2.5% point
+    is 0 and the 97.5% point (1 has 3.7%) is 1; -1, -1, -1 is always -1."""
+    found = compare.bootstrap(np.array([[0, -1], [0, -1], [1, -1.0]]))
+    assert found.T.tolist() == [[0, 1], [-1, -1]]
+
+
+def test_bootstrap_against_the_normal_interval():
+    """400 differences: 1.96 standard errors to either side, within the resampling's own error."""
+    values = np.random.default_rng(3).normal(0.2, 1, 400)
+    low, high = compare.bootstrap(values[:, None])[:, 0]
+    half = 1.96 * values.std() / 20
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
+
+
+def test_bootstrap_repeats_itself_and_passes_over_missing_values():
+    values = np.random.default_rng(4).normal(0, 1, (50, 1))
+    gaps = np.concatenate([values, np.full((50, 1), np.nan)])
+    assert compare.bootstrap(values).tolist() == compare.bootstrap(values).tolist()
+    assert compare.bootstrap(gaps)[:, 0] == pytest.approx(compare.bootstrap(values)[:, 0], abs=0.04)
+
+
+def write(directory, name, answers, lengths, **settings):
+    """An evaluation as eval.py leaves it: one sample a question, all keys A; the prompt of an answer "" did not fit."""
+    folder = directory / "eval"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{"question": f"q{i}", "key": "A", "answer": answer or None,
+             "responses": [{"text": "", "answer": answer, "accuracy": float(answer == "A"), "length": length,
+                            "judge_cecd": length if length < 100 else None}] if answer else []}
+            for i, (answer, length) in enumerate(zip(answers, lengths))]
+    (folder / f"{name}.responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / f"{name}.json").write_text(json.dumps({"questions": len(rows), **settings}))
+    return directory
+
+
+def test_two_checkpoints_by_hand(tmp_path):
+    a = write(tmp_path / "a", "exam", ["A", "B", "B", "A", ""], [10, 20, 30, 40, 0], temperature=1, votes=1)
+    b = write(tmp_path / "b", "exam", ["A", "A", "A", "B", "A"], [12, 24, 300, 40, 50], temperature=0, votes=1)
+    result = compare.compare([a, b])["exam"]
+    assert result["means"]["accuracy"] == [2 / 5, 4 / 5] == result["means"]["majority"]
+    assert result["means"]["length"] == [25, pytest.approx(426 / 5)]
+    assert result["means"]["judge_cecd"] == [25, pytest.approx(126 / 4)]
+    [difference] = result["differences"]
+    assert difference["accuracy"] == pytest.approx(2 / 5)
+    assert difference["length"] == pytest.approx((2 + 4 + 270 + 0) / 4)  # the fifth has no pair
+    assert difference["judge_cecd"] == pytest.approx((2 + 4 + 0) / 3)  # the third could not be read
+    assert result["mcnemar"] == [{"only_first": 1, "only_this": 3, "p": 0.625}]
+    assert result["differ"] == {"temperature": [1, 0]}
+    text = compare.report({"exam": result})
+    assert "they differ in temperature: 1, 0" in text and "only A right 1, only B right 3, p = 0.6250" in text
+    widths = {len(line.rstrip(" *")) for line in text.splitlines() if line[:6] in ("length", "judge_")}
+    assert len(widths) == 1
+
+
+def test_other_questions_or_none_are_an_error(tmp_path, capsys):
+    a = write(tmp_path / "a", "exam", "AAA", [1, 2, 3])
+    write(a, "other", "A", [1])
+    shorter = write(tmp_path / "b", "exam", "AA", [1, 2])
+    with pytest.raises(ValueError, match=r"exam: the questions of .*b \(2\) are not those of .*a \(3\), from line 3"):
+        compare.compare([a, shorter])
+    elsewhere = write(tmp_path / "c", "else", "AAA", [1, 2, 3])
+    with pytest.raises(ValueError, match="no data set was evaluated in all of them: .*a: exam, other; .*c: else"):
+        compare.compare([a, elsewhere])
+    unfinished = shutil.copytree(a, tmp_path / "d")
+    (unfinished / "eval" / "exam.json").write_text('{"questions": 4}')
+    with pytest.raises(ValueError, match="exam.responses.jsonl: unfinished"):
+        compare.compare([a, unfinished])
+    (unfinished / "eval" / "exam.json").write_text('{"questions": 3, "settings": "another"}')
+    with pytest.raises(ValueError, match="or not of the same evaluation as exam.json"):
+        compare.compare([a, unfinished])
+    (unfinished / "eval" / "exam.responses.jsonl").write_text('{"quest')
+    with pytest.raises(ValueError, match="exam.responses.jsonl: cannot be read"):
+        compare.compare([a, unfinished])
+    compare.compare([a, write(tmp_path / "e", "exam", "ABA", [1, 2, 3])])
+    assert "left out: other" in capsys.readouterr().out
+
+
+def test_means_are_those_of_the_evaluations(tmp_path, monkeypatch, capsys):
+    def evaluate(*words):
+        monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, words)])
+        evaluation.main()
+
+    directories = [shutil.copytree(ROOT / "assets" / "tiny", tmp_path / str(seed)) for seed in range(3)]
+    for seed, directory in enumerate(directories):
+        evaluate(directory, "--limit", 8, "--votes", 2, "--seed", seed, "--max-new-tokens", 48)
+    capsys.readouterr()
+    evaluate("--compare", *directories, "--json", tmp_path / "all.json")
+    printed = capsys.readouterr().out
+    means = json.loads((tmp_path / "all.json").read_text())["clinic"]["means"]
+    for seed, directory in enumerate(directories):
+        table = json.loads((directory / "eval" / "clinic.json").read_text())
+        assert len(means) > 20 and {name: values[seed] for name, values in means.items()} == pytest.approx(
+            {name: table[name] for name in means}, abs=1e-12)
+    assert printed.count("McNemar's exact test") == 2 and "C - A" in printed

@@ -1,0 +1,247 @@
+"""eval.py and stream.py: rates by hand, and evaluations that are interrupted, repeated and shared among processes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+import clinic
+import eval as evaluation
+import run
+from data import Question
+from stream import streamed, table_of
+from test_end_to_end import BENCHMARKS, ROOT, command, real, rows_of  # noqa: F401 (real is a fixture)
+
+TINY = ROOT / "assets" / "tiny"
+
+
+@pytest.mark.parametrize("right, n, low, high", [  # R's prop.test(right, n, correct = FALSE)
+    (5, 10, 0.2366, 0.7634), (0, 10, 0, 0.2775), (10, 10, 0.7225, 1), (81, 263, 0.2553, 0.3662), (0, 0, 0, 1)])
+def test_wilson(right, n, low, high):
+    assert evaluation.wilson(right, n) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize("answers, winner", [
+    ("ABB", "B"), ("AB", "A"), ("BA", "B"), ([None, None, "C"], "C"), ([None], None), ([], None), ("CABBA", "A")])
+def test_majority(answers, winner):
+    assert evaluation.majority(list(answers)) == winner
+
+
+@pytest.mark.parametrize("n, right, chances", [  # of k = 1 .. n
+    (5, 2, (0.4, 0.7, 0.9, 1, 1)), (5, 0, (0,) * 5), (4, 4, (1,) * 4), (4, 1, (0.25, 0.5, 0.75, 1)), (1, 1, (1,))])
+def test_pass_at_k(n, right, chances):
+    """By hand, and the share of all subsets of k samples that hold a right one."""
+    samples = [i < right for i in range(n)]
+    for k, chance in enumerate(chances, 1):
+        subsets = list(combinations(samples, k))
+        assert evaluation.pass_at(k, n, right) == pytest.approx(chance) == sum(map(any, subsets)) / len(subsets)
+
+
+@pytest.mark.parametrize("answers, share", [
+    ("AAAA", 1), ("AABB", 2 / 6), ("ABCD", 0), ("AAAB", 3 / 6), (["A", "A", None, None], 1 / 6), ([None, None], 0)])
+def test_agreement(answers, share):
+    assert evaluation.agreement(list(answers)) == pytest.approx(share)
+
+
+def answered(*letters, key="A", options=3, **meta):
+    """A question and its row, each letter the answer of one sample; - is an answer that cannot be read."""
+    texts = dict(zip("ABCDE", ("one", "two", "three", "four")[:options]))
+    question = Question("q", "A man of 60 has fever.", texts, key, "medqa", meta)
+    texts = [f"<dx> fever </dx><conclusion> \\boxed{{{a}}} </conclusion>" if a != "-" else "no idea" for a in letters]
+    return question, evaluation.question_row(question, [{"text": t, "length": 10, "finished": True} for t in texts])
+
+
+def test_the_table_by_hand():
+    """Four questions of four samples; the last did not fit. Right: 2, 1, 0 of 4."""
+    rows = [row for _, row in (answered(*"AABB"), answered(*"AB--"), answered(*"BBC-"), answered())]
+    table = evaluation.aggregate(rows, "crpo")
+    assert (table["questions"], table["too_long"], table["right"]) == (4, 1, 0.75)
+    assert table["accuracy"] == 0.75 / 4 and table["majority"] == 2 / 4  # AABB and AB--: the first drawn of a draw
+    assert table["pass@1"] == table["accuracy"] and table["pass@4"] == 2 / 4
+    assert table["pass@2"] == pytest.approx((5 / 6 + 3 / 6) / 4)
+    assert table["agreement"] == pytest.approx((2 / 6 + 0 + 1 / 6) / 4)
+    assert table["answered"] == pytest.approx((4 + 2 + 3) / 16)
+    assert table["length"] == 10 and table["faithfulness"] == 0
+    assert [k for k in evaluation.aggregate([answered(*"ABCABC")[1]], "crpo") if "pass" in k] == [
+        "pass@1", "pass@2", "pass@4", "pass@6"]
+    assert "pass@1" not in evaluation.aggregate([answered("A")[1]], "crpo")
+
+
+def test_breakdowns_by_hand():
+    questions, rows = zip(
+        answered(*"AB", subject_name="Surgery", topic_name="x"), answered(*"BB", subject_name="Dental"),
+        answered(*"AA", subject_name="Surgery"), answered(subject_name="Dental", kind="test"))
+    found = evaluation.breakdown(rows, questions)
+    assert found == {"kind": {"test": {"questions": 1, "accuracy": 0}},
+                     "subject_name": {"Dental": {"questions": 2, "accuracy": 0},
+                                      "Surgery": {"questions": 2, "accuracy": 0.75}}}
+
+
+@pytest.fixture
+def processes():
+    processes = run.start()
+    yield processes
+    run.stop()
+
+
+IDS = list("abcdefgh")
+
+
+def stream_letters(path, processes, settings=None, stop=99):
+    """Rows of three; an exception in place of row `stop` and later. -> rows, the indices made"""
+    made = []
+
+    def make(batch):
+        if batch[-1] >= stop:
+            raise KeyboardInterrupt
+        made.extend(batch)
+        return [{"question": IDS[i], "raw": i, "square": i * i} for i in batch]
+
+    def renew(i, row):
+        return {"question": row["question"], "raw": row["raw"], "square": row["raw"] ** 2}
+
+    return streamed(IDS, 3, make, processes, path, settings or {"seed": 1}, renew), made
+
+
+@pytest.mark.parametrize("kept, half, made", [
+    (0, b"", 8), (3, b"", 5), (4, b"", 5), (5, b'{"question": "f", "ra', 5), (6, b'{"ques', 2), (8, b"", 0),
+    (8, b"{", 0)])
+def test_a_file_is_continued_at_its_last_whole_batch(kept, half, made, processes, tmp_path, capsys):
+    path = tmp_path / "x.responses.jsonl"
+    whole, _ = stream_letters(path, processes)
+    content = path.read_bytes()
+    path.write_bytes(b"".join(content.splitlines(keepends=True)[:kept]) + half)
+    capsys.readouterr()
+    rows, indices = stream_letters(path, processes)
+    assert rows == whole and len(indices) == made and path.read_bytes() == content
+    printed = capsys.readouterr().out
+    assert ("half written and dropped" in printed) == bool(half)
+    assert ("continued after" if kept < 8 else "holds all 8") in printed
+
+
+def test_what_is_derived_is_derived_anew(processes, tmp_path):
+    path = tmp_path / "x.responses.jsonl"
+    stream_letters(path, processes)
+    path.write_text(path.read_text().replace('"square": 9', '"square": 10'))
+    rows, made = stream_letters(path, processes)
+    assert rows[3]["square"] == 9 == rows_of(path)[3]["square"] and not made
+
+
+def test_other_settings_start_anew_and_keep_the_old(processes, tmp_path, capsys):
+    path = tmp_path / "x.responses.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        stream_letters(path, processes, stop=4)
+    table_of(path).write_text("1")
+    for number in (1, 2):
+        _, made = stream_letters(path, processes, {"seed": 1 + number})
+        assert len(made) == 8 and f"x.responses.jsonl.{number}" in capsys.readouterr().out
+        table_of(path).write_text(str(1 + number))
+    assert [len(rows_of(f"{path}{end}")) for end in (".1", ".2", "")] == [3, 8, 8]
+    assert [(tmp_path / f"x.json{end}").read_text() for end in (".1", ".2", "")] == ["1", "2", "3"]
+    assert table_of(path) == tmp_path / "x.json" and table_of(tmp_path / "x.judged.jsonl") == tmp_path / "x.judged.json"
+
+
+@pytest.mark.parametrize("at", [0, 3, 6])
+def test_two_evaluations_at_once_do_not_mix(at, processes, tmp_path):
+    """The second starts and ends while the first makes a batch."""
+    path, second = tmp_path / "x.responses.jsonl", []
+
+    def make(batch):
+        if batch[0] == at:
+            second.extend(streamed(IDS, 2, lambda b: [{"question": IDS[i], "by": 2} for i in b], processes, path,
+                                   {"seed": 2}, None))
+        return [{"question": IDS[i], "by": 1} for i in batch]
+
+    first = streamed(IDS, 3, make, processes, path, {"seed": 1}, None)
+    assert [row["by"] for row in first] == [1] * 8 and [row["by"] for row in second] == [2] * 8
+    files = [path, Path(f"{path}.1")]
+    assert sorted(str(rows_of(file)) for file in files) == sorted(map(str, (first, second)))
+
+
+@pytest.mark.parametrize("damage", [lambda lines: [lines[1], lines[0], *lines[2:]], lambda lines: [*lines, lines[-1]],
+                                    lambda lines: [b"{}\n", *lines[1:]], lambda lines: [b"not JSON\n", *lines[1:]]])
+def test_a_damaged_file_is_refused_and_left(damage, processes, tmp_path):
+    path = tmp_path / "x.responses.jsonl"
+    stream_letters(path, processes)
+    broken = b"".join(damage(path.read_bytes().splitlines(keepends=True)))
+    path.write_bytes(broken)
+    with pytest.raises(ValueError, match="x.responses.jsonl: damaged"):
+        stream_letters(path, processes)
+    assert path.read_bytes() == broken
+
+
+@pytest.fixture
+def model(tmp_path):
+    return shutil.copytree(TINY, tmp_path / "model")
+
+
+def test_eval_of_the_clinic(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # equal to the bit is float32's promise
+    flags = [model, "--limit", 6, "--votes", 3, "--max-rows", 6, "--max-new-tokens", 48]
+    printed = command("eval.py", *flags, "--json", tmp_path / "all.json")
+    table = json.loads((tmp_path / "all.json").read_text())["clinic"]
+    assert table == json.loads((model / "eval" / "clinic.json").read_text())
+    assert table["questions"] == 6 and table["votes"] == 3 and "audit_citations" in table and "majority" in printed
+    assert sum(g["questions"] for g in table["breakdown"]["system"].values()) == 6 and "clinic kind: " in printed
+    rows = rows_of(model / "eval" / "clinic.responses.jsonl")
+    assert len(rows) == 6 and all(len(r["responses"]) == 3 for r in rows)
+    right = sum(x["answer"] == r["key"] for r in rows for x in r["responses"])
+    assert table["accuracy"] == pytest.approx(right / 18)
+    (model / "eval").rename(tmp_path / "one")
+    command("eval.py", *flags, processes=2)
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (model / "eval" / file.name).read_bytes(), file.name
+    monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, flags), "--temperature", "0"])
+    evaluation.main()
+    assert json.loads((model / "eval" / "clinic.json").read_text())["temperature"] == 0
+    for name in ("clinic.json", "clinic.responses.jsonl"):
+        assert (tmp_path / "one" / name).read_bytes() == (model / "eval" / f"{name}.1").read_bytes()
+
+
+def test_a_killed_evaluation_of_three_sets_continues_to_the_bit(real, shared, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    flags = ["--data", *(shared / "data" / name for name in BENCHMARKS), "--limit", 9, "--votes", 2,
+             "--max-new-tokens", 24, "--max-rows", 4]
+    whole, killed = (shutil.copytree(real, tmp_path / name) for name in ("whole", "killed"))
+    printed = command("eval.py", whole, *flags, "--json", tmp_path / "all.json")
+    tables = json.loads((tmp_path / "all.json").read_text())
+    assert [t["questions"] for t in tables.values()] == [9, 9, 9]
+    assert [list(t["breakdown"]) for t in tables.values()] == [
+        ["meta_info"], ["subject_name"], ["body_system", "question_type", "medical_task"]]
+    assert "medmcqa_dev_300 subject_name: " in printed
+    second = killed / "eval" / "medmcqa_dev_300.responses.jsonl"
+    started = subprocess.Popen([sys.executable, "eval.py", *map(str, [killed, *flags])], cwd=ROOT,
+                               stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while started.poll() is None and not (second.exists() and second.read_bytes().count(b"\n") >= 3):
+        time.sleep(0.001)
+    started.send_signal(signal.SIGKILL)
+    assert started.wait() == -signal.SIGKILL and not (killed / "eval" / "medxpertqa_text_150.json").exists()
+    second.write_bytes(second.read_bytes() + b'{"question": "ha')
+    printed = command("eval.py", killed, *flags)
+    assert "holds all 9" in printed and "half written and dropped" in printed and "continued after" in printed
+    files = sorted(path.name for path in (whole / "eval").iterdir())
+    assert files == sorted(path.name for path in (killed / "eval").iterdir()) and len(files) == 6
+    assert all((whole / "eval" / name).read_bytes() == (killed / "eval" / name).read_bytes() for name in files)
+
+
+@pytest.mark.parametrize("flags, words", [
+    ([], "give a model directory"), ([TINY, "--compare", "a", "b"], "give a model directory"),
+    (["--compare", "a"], "2 to 26"), ([TINY, "--judge", "nowhere"], "nowhere/config.json"),
+    ([TINY, "--votes", 0], "--votes")])
+def test_bad_command_lines_are_one_line(flags, words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, flags)])
+    before = set(Path(TINY).iterdir())
+    try:
+        with pytest.raises(ValueError, match=words):
+            evaluation.main()
+    finally:
+        if evaluation.run.dist.is_initialized():
+            run.stop()
+    assert set(Path(TINY).iterdir()) == before
