@@ -30,10 +30,11 @@ from checkpoint import load_model, save_model, write_json
 from model import PRESETS, Decoder, init_model
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+LOGS = ("metrics.jsonl", "samples.jsonl")
 KEPT_STATES = 2
 # What may change when a run goes on: it decides how the same numbers are computed, not which.
 FREE = {"fresh", "save_every", "micro_tokens", "micro_batch", "max_rows", "checkpoint_layers", "shard_within"}
-NONFINITE_LIMIT = 5  # steps in a row with a NaN or infinite loss or gradient, after which a run stops
+NONFINITE_LIMIT = 5  # steps in a row that had no update but skipped ones, after which a run stops
 # How long a process waits for the others before it takes one of them for lost. They sample apart for minutes and wait
 # for the slowest; and for rank 0, which reads a state twice to sum it up and to check it.
 PATIENCE = timedelta(minutes=30)
@@ -135,7 +136,8 @@ def start(shard_within=0):
     shards = shard_within or world
     if shards < 1 or world % shards:
         raise ValueError(f"--shard-within {shard_within} does not divide the {world} processes")
-    mesh = init_device_mesh(device.type, (world // shards, shards) if shards < world else (world,))
+    shape, names = ((world // shards, shards), ("copies", "shards")) if shards < world else ((world,), ("shards",))
+    mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
     return Processes(dist.get_rank(), world, device, mesh, torch.bfloat16 if cuda else torch.float32)
 
 
@@ -351,11 +353,11 @@ class RunDirectory:
         return values
 
     def _cut_logs(self, step):
-        for log in self.path.glob("*.jsonl"):
+        for log in (self.path / name for name in LOGS if (self.path / name).exists()):
             lines = log.read_bytes().split(b"\n")[:-1]  # a last line without its end is half written
             try:
                 kept = [line + b"\n" for line in lines if json.loads(line)["step"] <= step]
-            except (ValueError, KeyError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{log}: a line is damaged ({error!r}); mend or remove it to go on") from None
             log.with_suffix(".tmp").write_bytes(b"".join(kept))
             os.replace(log.with_suffix(".tmp"), log)
@@ -363,23 +365,23 @@ class RunDirectory:
     def log(self, row, samples=()):
         """Add a step's row to metrics.jsonl and each process's samples to samples.jsonl; a collective.
 
-        NaN and infinity become null. row["nonfinite"]: updates that were skipped for one. ValueError after
-        NONFINITE_LIMIT steps in a row that have any; OSError if a log cannot be written.
+        NaN and infinity become null. row["nonfinite"]: updates that were skipped for one; "loss" is then of the others.
+        ValueError after NONFINITE_LIMIT steps in a row without another; OSError if a log cannot be written.
         """
+        row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         samples = [sample for part in self.processes.gather(samples) for sample in part]
         if samples:
             self.processes.on_main(self._append, "samples", samples)
-        self.processes.on_main(self._append, "metrics", [
-            {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}])
-        self.nonfinite = self.nonfinite + 1 if row["nonfinite"] else 0
+        self.processes.on_main(self._append, "metrics", [row])
         if row["nonfinite"]:
             self.processes.say(f"\nwarning: step {row['step']}: a loss or gradient is NaN or infinite; "
                                f"{row['nonfinite']} update(s) skipped")
+        self.nonfinite = self.nonfinite + 1 if row["nonfinite"] and row["loss"] is None else 0
         if self.nonfinite == NONFINITE_LIMIT:
             raise ValueError(
-                f"a loss or gradient was NaN or infinite in each of the last {NONFINITE_LIMIT} steps; no such update was "
-                f"taken, and the states in {self.path}/state are from before; look for nonfinite in samples.jsonl, then "
-                "start with a lower --lr or other data")
+                f"every loss or gradient of the last {NONFINITE_LIMIT} steps was NaN or infinite; no such update was taken "
+                f"and the states in {self.path}/state are sound; see what is marked nonfinite in samples.jsonl, then start "
+                "with a lower --lr or other data")
 
     def _append(self, name, rows):
         path = self.path / f"{name}.jsonl"
@@ -458,10 +460,10 @@ def fail(error, memory=""):
     memory nor the loss of another process is raised again. memory: the flags that lower its use."""
     rank, text = os.environ.get("RANK", "0"), " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError):
-        sys.exit(f"error: process {rank}: {text}\nwhat lowers it: {memory}")
+        sys.exit(f"\nerror: process {rank}: {text}\nwhat lowers it: {memory}")
     if isinstance(error, RuntimeError):
         if not (isinstance(error, dist.DistError) or "gloo" in text):
             raise error
-        sys.exit(f"error: process {rank}: lost another process of this run, which torchrun names below ({text[:200]}); "
-                 "the same command goes on from the last state")
+        sys.exit(f"\nerror: process {rank}: another process of this run is gone or stands still; torchrun's summary names "
+                 f"it, and the same command goes on from the last state ({text[:150]})")
     sys.exit(f"error: {error}")
