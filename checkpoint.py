@@ -18,6 +18,7 @@ from model import Decoder, ModelConfig
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Of any size in a config: far above every published one, and the bytes of no tensor overflow 64 bits.
 LARGEST = 2**28
+INDEX = "model.safetensors.index.json"
 
 
 class ModelError(ValueError):
@@ -98,7 +99,7 @@ def load_config(directory):
 def _weight_files(directory):
     """{tensor name: file} of a single-file or sharded checkpoint."""
     directory = Path(directory)
-    index = directory / "model.safetensors.index.json"
+    index = directory / INDEX
     if index.exists():
         table = read_json(index).get("weight_map")
         if not isinstance(table, dict):
@@ -192,24 +193,29 @@ def save_model(directory, config, weights, eos_ids, pad_id, shard_bytes=5 * 2**3
     names = ["model.safetensors"]
     if len(shards) > 1:
         names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-    for name, shard in zip(names, shards):
-        save_file(shard, directory / (name + ".tmp"), metadata={"format": "pt"})
-        os.replace(directory / (name + ".tmp"), directory / name)
-    index = directory / "model.safetensors.index.json"
+    texts = {"generation_config.json": {"eos_token_id": eos, "pad_token_id": pad_id}, "config.json": raw}
     if len(shards) > 1:
         table = {tensor: name for name, shard in zip(names, shards) for tensor in shard}
         total = sum(t.nbytes for shard in shards for t in shard.values())
-        write_json(index, {"metadata": {"total_size": total}, "weight_map": table})
-    for stale in set(directory.glob("model*.safetensors")) - {directory / n for n in names}:
-        stale.unlink()
-    if len(shards) == 1:
-        index.unlink(missing_ok=True)
-    write_json(directory / "config.json", raw)
-    write_json(directory / "generation_config.json", {"eos_token_id": eos, "pad_token_id": pad_id})
+        texts = {INDEX: {"metadata": {"total_size": total}, "weight_map": table}, **texts}
+    for name, shard in zip(names, shards):
+        save_file(shard, directory / f"{name}.tmp", metadata={"format": "pt"})
+    for name, value in texts.items():
+        (directory / f"{name}.tmp").write_text(_json(value), encoding="utf-8")
+    # All is written, what follows only renames: config.json goes first and comes last, and without it nothing loads.
+    (directory / "config.json").unlink(missing_ok=True)
+    for stale in {*directory.glob("model*.safetensors"), directory / INDEX} - {directory / n for n in (*names, *texts)}:
+        stale.unlink(missing_ok=True)
+    for name in (*names, *texts):
+        os.replace(directory / f"{name}.tmp", directory / name)
+
+
+def _json(value):
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def write_json(path, value):
     """Write a JSON file by way of a temporary one, so that no reader ever sees half of it."""
     temporary = f"{path}.tmp"
-    Path(temporary).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    Path(temporary).write_text(_json(value), encoding="utf-8")
     os.replace(temporary, path)

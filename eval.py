@@ -249,5 +249,5 @@ def main():
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError) as error:
-        run.fail(error)
+    except (ValueError, OSError, RuntimeError) as error:
+        run.fail(error, "a smaller --max-rows or --max-new-tokens")

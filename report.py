@@ -21,7 +21,7 @@ POINTS = 2000  # steps drawn, of all runs together
 CUTS = (math.inf, 16_000, 4_000, 1_000)  # characters shown of a text: the first at which ENOUGH steps fit
 ENOUGH = 24  # steps of a run with rollouts to read
 TEXT = ("step", "question", "stem", "options", "answer", "rollout", "response", "finished", "tokens", "reward",
-        "advantage", "weights", "parts", "chosen", "cited", "rejected", "unsupported")  # a row's fields but its scores
+        "advantage", "weights", "parts", "chosen", "cited", "rejected", "unsupported", "nonfinite")  # a row's fields but its scores
 SETTINGS = ("objective", "model", "data", "advantage", "steps", "prompts", "group", "minibatches", "lr", "clip", "beta",
             "target_kl", "temperature", "max_new_tokens", "seed")  # of run.json, as the page shows them
 

@@ -5,8 +5,10 @@ What a training script needs around its algorithm, and nothing of the algorithm.
 """
 
 import argparse
+import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -18,7 +20,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from safetensors import SafetensorError
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_state_dict, set_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
@@ -26,9 +30,14 @@ from checkpoint import load_model, save_model, write_json
 from model import PRESETS, Decoder, init_model
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+LOGS = ("metrics.jsonl", "samples.jsonl")
 KEPT_STATES = 2
 # What may change when a run goes on: it decides how the same numbers are computed, not which.
-FREE = {"fresh", "save_every", "micro_tokens", "max_rows", "checkpoint_layers"}
+FREE = {"fresh", "save_every", "micro_tokens", "micro_batch", "max_rows", "checkpoint_layers", "shard_within"}
+NONFINITE_LIMIT = 5  # steps in a row that had no update but skipped ones, after which a run stops
+# How long a process waits for the others before it takes one of them for lost. They sample apart for minutes and wait
+# for the slowest; and for rank 0, which reads a state twice to sum it up and to check it.
+PATIENCE = timedelta(minutes=30)
 
 
 def option(default, help, **metadata):
@@ -91,9 +100,26 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
+    def on_main(self, act, *args):
+        """act(*args) on rank 0 alone; what it returns, or the error it met with files, reaches every process."""
+        result = None
+        if self.main:
+            try:
+                result = act(*args)
+            except (OSError, ValueError) as error:
+                result = error
+        result = self.gather(result)[0]
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-def start():
-    """Join the process group that torchrun describes, or make one of a single process. -> Processes"""
+
+def start(shard_within=0):
+    """Join the process group that torchrun describes, or make one of a single process. -> Processes
+
+    shard_within: neighbouring processes that share one copy of the weights, 0 is all. If fewer than all, the mesh has
+    two dimensions, copies and shards of a copy, and only gradients pass between the copies.
+    """
     cuda = torch.cuda.is_available()
     backend = "nccl" if cuda else "gloo"
     if cuda:
@@ -102,13 +128,17 @@ def start():
             raise ValueError(f"process {local + 1} of this machine has no GPU, it has {gpus}; lower --nproc_per_node")
         torch.cuda.set_device(local)
     if "RANK" in os.environ:
-        # Processes sample apart for minutes and then wait for the slowest.
-        dist.init_process_group(backend, timeout=timedelta(hours=4))
+        dist.init_process_group(backend, timeout=PATIENCE)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    return Processes(dist.get_rank(), dist.get_world_size(), device, mesh, torch.bfloat16 if cuda else torch.float32)
+    world = dist.get_world_size()
+    shards = shard_within or world
+    if shards < 1 or world % shards:
+        raise ValueError(f"--shard-within {shard_within} does not divide the {world} processes")
+    shape, names = ((world // shards, shards), ("copies", "shards")) if shards < world else ((world,), ("shards",))
+    mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
+    return Processes(dist.get_rank(), world, device, mesh, torch.bfloat16 if cuda else torch.float32)
 
 
 def stop():
@@ -141,8 +171,9 @@ def read_tokenizer_files(directory):
 
 
 def shard(model, processes):
-    """FSDP2: layers, then the rest, sharded over all processes in place. Compute and gathers in the processes' dtype,
-    master weights and gradient reduction in float32."""
+    """FSDP2: layers, then the rest, sharded in place over the processes' mesh (one of two dimensions: sharded over the
+    last, copied over the first). Compute and gathers in the processes' dtype, master weights and gradient reduction in
+    float32."""
     policy = MixedPrecisionPolicy(param_dtype=processes.dtype, reduce_dtype=torch.float32)
     for layer in model.model.layers:
         fully_shard(layer, mesh=processes.mesh, mp_policy=policy)
@@ -156,10 +187,17 @@ def sharded_copy(model, processes):
     with torch.device("meta"):
         copy = Decoder(model.config)
     copy = shard(copy, processes).to_empty(device=processes.device).requires_grad_(False)
-    with torch.no_grad():
-        for source, target in zip(model.parameters(), copy.parameters(), strict=True):
-            target.copy_(source)
+    copy_shards(model, copy)
     return copy
+
+
+@torch.no_grad()
+def copy_shards(model, copy):
+    """Make the weights of a sharded copy those of the model; every process copies its own shards."""
+    model.reshard()
+    copy.reshard()
+    for source, target in zip(model.parameters(), copy.parameters(), strict=True):
+        target.copy_(source)
 
 
 def full_copy(config, processes):
@@ -177,44 +215,76 @@ def copy_weights(sharded, full):
         target.copy_(source.full_tensor())
 
 
+def step_if_finite(model, optimizer, loss, grad_clip):
+    """Clip the gradients, take the optimizer's step unless the loss or their norm is NaN or infinite, clear them.
+
+    loss: the mean over all processes. -> the norm before clipping, a number; and whether the step was taken. A
+    collective, and no process decides alone: loss and norm are the same on all.
+    """
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+    norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    finite = math.isfinite(loss) and math.isfinite(norm)
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad()
+    return norm, finite
+
+
 class RunDirectory:
     """--out: a model directory plus run.json (the config), metrics.jsonl, samples.jsonl and state/ (to go on from).
 
-    Only rank 0 writes, but for the shards of a state. A run that stopped early and has a state is continued by the same
-    command (`continued`), refused to another configuration. A finished or --fresh one is moved aside, to NAME.1,
-    NAME.2, ..., and says so. A directory that holds something else is refused.
+    Only rank 0 writes, but for the shards of a state. A run that has a state is not finished: the same command continues
+    it (`continued`), another configuration is refused. One without, or with --fresh, is moved aside, to NAME.1,
+    NAME.2, ..., and says so. A directory that holds something else, or where another run is at work, is refused.
+
+    A state is all that the rest of a run depends on: weights, optimizer, step, and a script's own values (schedule,
+    beta). No random state is in it, for there is none: data order and rollouts are drawn from generators made anew from
+    (seed, step or epoch, prompt, rollout), there is no dropout, and AdamW draws nothing.
     """
 
     def __init__(self, path, config, processes, tokenizer_files):
         self.path, self.processes, self.tokenizer_files = Path(path), processes, tokenizer_files
+        self.save_every, self.nonfinite, self.lock = config.save_every, 0, None
         dist.barrier()  # --model may be this directory: every process has read it before it is moved aside
-        problem = self._open(asdict(config)) if processes.main else None
-        problem = processes.gather(problem)[0]
-        if problem:
-            raise ValueError(problem)
-        self.continued = processes.gather(processes.main and self._latest())[0]  # a folder of state/, or False
+        self.continued = processes.on_main(self._open, asdict(config))  # a folder of state/, or False
 
     def _open(self, config):
+        latest = False
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            made_by = self.path / "run.json"
-            if not made_by.exists():
-                return f"--out {self.path}: exists and is not an earlier run; give a new directory"
-            finished = any(self.path.glob("model*.safetensors"))
-            if finished or config.get("fresh", True) or not self._latest():
+            if not any(self.path.glob("run.json*")):  # also of a run killed while it wrote this one first file
+                raise ValueError(f"--out {self.path}: exists and is not an earlier run; give a new directory")
+            self._lock()
+            latest = not config["fresh"] and self._latest()
+            if not latest:
                 number = 1
                 while Path(f"{self.path}.{number}").exists():
                     number += 1
                 self.path.rename(f"{self.path}.{number}")
                 print(f"the earlier run in {self.path} is now {self.path}.{number}", flush=True)
             else:
-                old = json.loads(made_by.read_text(encoding="utf-8"))
+                old = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
                 differ = [f"{k}: {old.get(k)} there, {config.get(k)} here" for k in sorted({*old, *config} - FREE)
                           if old.get(k) != config.get(k)]
                 if differ:
-                    return (f"--out {self.path}: holds an unfinished run of another configuration ({'; '.join(differ)}); "
-                            "give its flags to go on, --fresh to move it aside, or another --out")
+                    raise ValueError(
+                        f"--out {self.path}: holds an unfinished run of another configuration ({'; '.join(differ)}); "
+                        "give its flags to go on, --fresh to move it aside, or another --out")
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "run.json", config)
+        self._lock()
+        return latest
+
+    def _lock(self):
+        """Hold run.json while this process lives, so that no second run, nor a first one that lost its launcher but
+        not its life, writes here too."""
+        if (self.path / "run.json").exists():
+            self.lock = open(self.path / "run.json", "r+")
+            try:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"--out {self.path}: another run is at work there; end it or give another --out") from None
+            except OSError:
+                print(f"warning: {self.path} cannot be locked; see that no second run writes there", flush=True)
 
     def _latest(self):
         """The newest whole state of this directory, or False; a damaged one is named and passed over."""
@@ -224,61 +294,143 @@ class RunDirectory:
             print(f"{folder} is damaged; going back to the state before it", flush=True)
         return False
 
-    def save_state(self, model, optimizer, step, values):
-        """Save what continuing after `step` needs; a collective. values: JSON. The two newest states stay."""
+    def keep_state(self, model, optimizer, step, steps, values, stopping, best=None):
+        """After a step: save a state where one is due, and end the run where a signal has come to any process (exit
+        status 1). A collective. values: JSON, what load_state returns; best: a second model to keep."""
+        stopping = self.processes.sum([stopping])[0] > 0
+        if stopping or self.save_every and step % self.save_every == 0 and step < steps:
+            saved = self.save_state(model, optimizer, step, values, best)
+        if stopping:
+            where = "there" if saved else "the last state, if there is one"
+            self.processes.say(f"\nstopped after step {step}, on a signal; the same command goes on from {where}")
+            stop()
+            sys.exit(1)
+
+    def save_state(self, model, optimizer, step, values, best=None):
+        """Save what continuing after `step` needs; a collective. -> whether that worked; if not, earlier states stay.
+
+        Written under a temporary name, verified, renamed; the two newest stay.
+        """
         folder = self.path / "state" / f"step-{step:08d}"
         temporary = folder.with_suffix(".tmp")
-        if self.processes.main:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        dist.barrier()
-        model_state, optimizer_state = get_state_dict(model, optimizer)
-        dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=temporary)
-        if self.processes.main:
-            write_json(temporary / "values.json", {"step": step, **values})
-            write_json(temporary / "sums.json", {f.name: _checksum(f) for f in sorted(temporary.iterdir())})
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
-            for old in sorted(self.path.glob("state/step-*[0-9]"))[:-KEPT_STATES]:
-                shutil.rmtree(old)
-        dist.barrier()
+        self.processes.on_main(shutil.rmtree, temporary, True)
+        try:
+            dcp.save(_state(model, optimizer, best), checkpoint_id=temporary)
+            self.processes.on_main(self._seal, temporary, folder, {"step": step, **values})
+        except (OSError, CheckpointException) as error:
+            self.processes.on_main(shutil.rmtree, temporary, True)
+            self.processes.say(f"\nwarning: no state saved after step {step}: {_reason(error)}; the run goes on, earlier "
+                               "states are as they were")
+            return False
+        return True
 
-    def load_state(self, model, optimizer):
-        """Restore a continued run's model and optimizer, and cut its logs back to that step. -> the saved values"""
+    def _seal(self, temporary, folder, values):
+        for info in dcp.FileSystemReader(temporary).read_metadata().storage_data.values():
+            shard = temporary / info.relative_path
+            if not shard.exists() or shard.stat().st_size < info.offset + info.length:
+                raise OSError(f"{shard} is not here or too short; all machines must share the disk of --out")
+        write_json(temporary / "values.json", values)
+        write_json(temporary / "sums.json", {f.name: _checksum(f) for f in sorted(temporary.iterdir())})
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+        for old in sorted(f for f in folder.parent.glob("step-*[0-9]") if f <= folder)[:-KEPT_STATES]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def load_state(self, model, optimizer, best=None):
+        """Restore a continued run's models and optimizer, and cut its logs back to that step. -> the saved values"""
         folder = Path(self.continued)
-        model_state, optimizer_state = get_state_dict(model, optimizer)
-        state = {"model": model_state, "optimizer": optimizer_state}
-        dcp.load(state, checkpoint_id=folder)
+        state = _state(model, optimizer, best)
+        try:
+            dcp.load(state, checkpoint_id=folder)
+        except CheckpointException as error:
+            raise ValueError(f"{folder} cannot be loaded: {_reason(error)}") from None
         set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        if best:
+            best.load_state_dict(state["best"])
         values = json.loads((folder / "values.json").read_text(encoding="utf-8"))
-        for log in self.path.glob("*.jsonl") if self.processes.main else ():
-            lines = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-            kept = [line for line in lines if json.loads(line)["step"] <= values["step"]]
-            log.with_suffix(".tmp").write_text("".join(kept), encoding="utf-8")
-            os.replace(log.with_suffix(".tmp"), log)
+        self.processes.on_main(self._cut_logs, values["step"])
         self.processes.say(f"continuing {self.path} after step {values['step']}")
         return values
 
-    def append(self, name, rows):
-        """Add rows to NAME.jsonl."""
-        if self.processes.main:
-            with open(self.path / f"{name}.jsonl", "a", encoding="utf-8", errors="backslashreplace") as file:
+    def _cut_logs(self, step):
+        for log in (self.path / name for name in LOGS if (self.path / name).exists()):
+            lines = log.read_bytes().split(b"\n")[:-1]  # a last line without its end is half written
+            try:
+                kept = [line + b"\n" for line in lines if json.loads(line)["step"] <= step]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{log}: a line is damaged ({error!r}); mend or remove it to go on") from None
+            log.with_suffix(".tmp").write_bytes(b"".join(kept))
+            os.replace(log.with_suffix(".tmp"), log)
+
+    def log(self, row, samples=()):
+        """Add a step's row to metrics.jsonl and each process's samples to samples.jsonl; a collective.
+
+        NaN and infinity become null. row["nonfinite"]: updates that were skipped for one; "loss" is then of the others.
+        ValueError after NONFINITE_LIMIT steps in a row without another; OSError if a log cannot be written.
+        """
+        row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        samples = [sample for part in self.processes.gather(samples) for sample in part]
+        if samples:
+            self.processes.on_main(self._append, "samples", samples)
+        self.processes.on_main(self._append, "metrics", [row])
+        if row["nonfinite"]:
+            self.processes.say(f"\nwarning: step {row['step']}: a loss or gradient is NaN or infinite; "
+                               f"{row['nonfinite']} update(s) skipped")
+        self.nonfinite = self.nonfinite + 1 if row["nonfinite"] and row["loss"] is None else 0
+        if self.nonfinite == NONFINITE_LIMIT:
+            raise ValueError(
+                f"every loss or gradient of the last {NONFINITE_LIMIT} steps was NaN or infinite; no such update was taken "
+                f"and the states in {self.path}/state are sound; see what is marked nonfinite in samples.jsonl, then start "
+                "with a lower --lr or other data")
+
+    def _append(self, name, rows):
+        path = self.path / f"{name}.jsonl"
+        try:
+            with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                file.flush()
+                os.fsync(file.fileno())  # no state outlives its log
+        except OSError as error:
+            raise OSError(f"{path} cannot be written: {error}; mend that, and the same command goes on from the last "
+                          "state") from None
 
     def save(self, model, tokenizer):
-        """Write the (sharded) model as a Hugging Face directory; a collective."""
+        """Write the (sharded) model as a Hugging Face directory; the run is then finished. A collective."""
         weights = {}
         model.reshard()
         for name, parameter in model.named_parameters():
             full = parameter.full_tensor()
             if self.processes.main:
                 weights[name] = full.detach().cpu()
-        if self.processes.main:
+        self.processes.on_main(self._finish, model.config, weights, tokenizer)
+
+    def _finish(self, config, weights, tokenizer):
+        try:
             for name, content in self.tokenizer_files.items():
                 (self.path / name).write_bytes(content)
-            save_model(self.path, model.config, weights, tokenizer.eos_ids, tokenizer.pad_id)
-            shutil.rmtree(self.path / "state", ignore_errors=True)  # the run is finished
-        dist.barrier()
+            save_model(self.path, config, weights, tokenizer.eos_ids, tokenizer.pad_id)
+        except (OSError, SafetensorError) as error:
+            for half in self.path.glob("*.tmp"):
+                half.unlink()
+            raise OSError(f"the model cannot be written to {self.path}: {error}; mend that, and the same command goes on "
+                          "from the last state") from None
+        if (self.path / "state").exists():
+            os.sync()  # the model is on the disk before the state goes, and the state goes at once
+            (self.path / "state").rename(self.path / "state.old")
+            shutil.rmtree(self.path / "state.old", ignore_errors=True)
+
+
+def _state(model, optimizer, best):
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    state = {"model": model_state, "optimizer": optimizer_state}
+    return state | {"best": get_model_state_dict(best)} if best else state
+
+
+def _reason(error):
+    """An error in one line; DCP's hold a traceback of every process."""
+    if isinstance(error, CheckpointException):
+        error = "; ".join(f"process {rank}: {e}" for rank, (e, _) in sorted(error.failures.items()))
+    return " ".join(str(error).split())
 
 
 def _checksum(path):
@@ -303,6 +455,15 @@ def catch_signals():
     return lambda: bool(caught)
 
 
-def fail(error):
-    """End with one line on what is wrong instead of a traceback."""
+def fail(error, memory=""):
+    """End with one line on what is wrong, and what to do, instead of a traceback; a RuntimeError that is neither out of
+    memory nor the loss of another process is raised again. memory: the flags that lower its use."""
+    rank, text = os.environ.get("RANK", "0"), " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError):
+        sys.exit(f"\nerror: process {rank}: {text}\nwhat lowers it: {memory}")
+    if isinstance(error, RuntimeError):
+        if not (isinstance(error, dist.DistError) or "gloo" in text):
+            raise error
+        sys.exit(f"\nerror: process {rank}: another process of this run is gone or stands still; torchrun's summary names "
+                 f"it, and the same command goes on from the last state ({text[:150]})")
     sys.exit(f"error: {error}")

@@ -84,6 +84,7 @@ def draw(logits, u, temperature=1.0, top_p=1.0, top_k=0):
     # Rounding may leave the goal a hair beyond the block's end: its last token with any mass is meant.
     goal = torch.minimum(goal - before, within[:, -1:] * (1 - 1e-12))
     token = (block * BLOCK + torch.searchsorted(within, goal, right=True)).squeeze(-1)
+    token = token.clamp(max=logits.shape[-1] - 1)  # of NaN logits the last; its NaN log-probability tells the trainer
     norm = total.squeeze(-1).log().float() + top.squeeze(-1) if kept is logits else logits.logsumexp(-1)
     return token, logits.gather(-1, token[:, None]).squeeze(-1) - norm
 

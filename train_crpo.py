@@ -64,6 +64,7 @@ class Config:
     seed: int = option(0, "fixes data order and every rollout")
     save_every: int = option(20, "steps between two saved states, from which the same command goes on; 0: none")
     fresh: bool = option(False, "start anew where --out holds an unfinished run, which is moved aside")
+    shard_within: int = option(0, "processes that share one copy of the weights, as a machine's GPUs; 0: all")
 
     steps: int = option(80, "training steps; 0: as many as --epochs asks for")
     epochs: float = option(1.0, "passes over the data, where --steps is 0")
@@ -203,12 +204,14 @@ def update(model, optimizer, batch, advantage, ref_logprob, beta, config, proces
 
     The loss is a mean over the response tokens of all processes. -> UPDATE_METRICS, token means over all processes;
     logprob_gap is |trainer's - sampler's| before the step. Processes may hold different numbers of rows; if none has
-    any, nothing is done and the result is {}.
+    any, nothing is done and the result is {}. If the loss or the gradient is NaN or infinite, no process takes the step,
+    and the result is {"nonfinite": indices of this process's rows whose loss is; of all rows where no loss is}. Rewards
+    and advantages are always finite: a verifier returns plain numbers in a fixed range, and every divisor has a floor.
     """
     tokens = processes.sum([sum(len(r.ids) for _, r in batch)])[0]
     if not tokens:
         return {}
-    sums = torch.zeros(4, dtype=torch.float64, device=processes.device)
+    sums, bad = torch.zeros(4, dtype=torch.float64, device=processes.device), []
     parts = micro_batches(batch, config.micro_tokens)
     passes = max(processes.gather(len(parts)))  # sharded models need equal numbers
     for part in parts + [[]] * (passes - len(parts)):
@@ -228,11 +231,13 @@ def update(model, optimizer, batch, advantage, ref_logprob, beta, config, proces
         (loss.sum() / tokens * processes.world).backward()
         seen = (loss, entropy, clipped, (logprob - old).abs())
         sums += torch.stack([x.detach().double().sum() for x in seen])
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-    optimizer.step()
-    optimizer.zero_grad()
-    means = dict(zip(UPDATE_METRICS, (x / tokens for x in processes.sum(sums.tolist()))))
-    return {**means, "grad_norm": float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)}
+        if not sums.isfinite().all():
+            bad += [n for n, x in zip(part, loss.detach().split(lengths.tolist())) if not x.isfinite().all()]
+    means = [x / tokens for x in processes.sum(sums.tolist())]
+    norm, finite = run.step_if_finite(model, optimizer, means[0], config.grad_clip)
+    if not finite:
+        return {"nonfinite": bad if processes.sum([len(bad)])[0] else list(range(len(batch)))}
+    return dict(zip(UPDATE_METRICS, [*means, norm], strict=True))
 
 
 def group_metrics(reward, scale, parts, names, rollouts, total, config, processes):
@@ -268,7 +273,7 @@ def main(config):
     if config.temperature <= 0:
         raise ValueError("--temperature must be positive: greedy rollouts of a group are all the same")
     weights = objective_weights(config)
-    processes = run.start()
+    processes = run.start(config.shard_within)
     for name, parts in (("processes", processes.world), ("minibatches", config.minibatches)):
         if config.prompts % parts:
             raise ValueError(f"--prompts {config.prompts} must be a multiple of the {parts} {name}")
@@ -348,19 +353,21 @@ def main(config):
         clock.append(time.perf_counter())
 
         # 4. Update, once for each minibatch, on the groups that have an advantage
-        updates, flat = [], advantage.flatten().to(processes.device)
+        updates, bad, flat = [], set(), advantage.flatten().to(processes.device)
         for part in range(config.minibatches):
             groups = [j for j, i in enumerate(mine) if i * config.minibatches // config.prompts == part
                       and (refused or advantage[j].any())]
             rows = [n for j in groups for n in range(j * config.group, (j + 1) * config.group)]
             updates.append(update(policy, optimizer, [batch[n] for n in rows], flat[rows],
                                   ref_logprob and [ref_logprob[n] for n in rows], beta, config, processes))
+            bad |= {rows[i] for i in updates[-1].get("nonfinite", [])}
             schedule.step()
         clock.append(time.perf_counter())
 
         # 5. Log
         row = {"step": step + 1, **group_metrics(reward, scale, parts, names, rollouts, total, config, processes)}
-        done = [u for u in updates if u]
+        row["nonfinite"] = sum("nonfinite" in u for u in updates)
+        done = [u for u in updates if "loss" in u]
         row |= {name: sum(u[name] for u in done) / len(done) if done else None for name in UPDATE_METRICS}
         row["logprob_gap"] = done[0]["logprob_gap"] if done else None  # later updates have moved the policy on purpose
         row |= {"kl": kl, "beta": beta, "refused": refused}
@@ -368,18 +375,12 @@ def main(config):
         row["seconds"] = clock[-1] - clock[0]
         phases = ("sample", "score", "reference", "update")
         row |= {f"seconds_{name}": b - a for name, a, b in zip(phases, clock, clock[1:])}
-        directory.append("metrics", [row])
-        directory.append("samples", sample_rows(step + 1, questions, texts, rollouts, scores, total, advantage, parts,
-                                                weights))
+        directory.log(row, sample_rows(step + 1, bad, questions, texts, rollouts, scores, total, advantage, parts, weights,
+                                       processes))
         shown = ("reward", "accuracy", "clinical", "consistency", "kl", "entropy", "length")
         bar.set_postfix_str(" ".join(f"{k} {row[k]:.3g}" for k in shown if row[k] is not None))
-        stopped = processes.sum([stopping()])[0] > 0  # a signal may reach one process only
-        if stopped or config.save_every and (step + 1) % config.save_every == 0 and step + 1 < steps:
-            directory.save_state(policy, optimizer, step + 1, {"beta": beta, "schedule": schedule.state_dict()})
-        if stopped:
-            processes.say(f"\nstopped after step {step + 1}, on a signal; the same command goes on from there")
-            run.stop()
-            raise SystemExit(1)
+        directory.keep_state(policy, optimizer, step + 1, steps, {"beta": beta, "schedule": schedule.state_dict()},
+                             stopping())
 
     directory.save(policy, tokenizer)
     after = held_out_result() if held_out else None
@@ -436,14 +437,19 @@ def rollout_kl(batch, ref_logprob, processes):
     return kl / tokens
 
 
-def sample_rows(step, questions, texts, rollouts, scores, total, advantage, parts, weights):
-    """The first question's whole group, for samples.jsonl; parts: each objective's in the advantage."""
-    q = questions[0]
-    return [{"step": step, "question": q.id, "stem": q.stem, "options": q.options, "answer": q.answer, "rollout": g,
-             "response": texts[0][g], "finished": rollouts[0][g].finished, "tokens": len(rollouts[0][g].ids),
-             **scores[0][g], "reward": float(total[0, g]), "advantage": float(advantage[0, g]), "weights": weights,
-             "parts": dict(zip(scores[0][g], parts[0, g].tolist())), **rewards.evidence(texts[0][g], q)}
-            for g in range(len(texts[0]))]
+def sample_rows(step, bad, questions, texts, rollouts, scores, total, advantage, parts, weights, processes):
+    """For samples.jsonl: the step's first question with its whole group, and every rollout whose update was `bad`;
+    parts: each objective's in the advantage."""
+    rows = []
+    for n in sorted({*bad, *(range(len(texts[0])) if processes.main else [])}):
+        j, g = divmod(n, len(texts[0]))
+        q, rollout, text = questions[j], rollouts[j][g], texts[j][g]
+        rows.append({"step": step, "question": q.id, "stem": q.stem, "options": q.options, "answer": q.answer,
+                     "rollout": g, "response": text, "finished": rollout.finished, "tokens": len(rollout.ids),
+                     **scores[j][g], "reward": float(total[j, g]), "advantage": float(advantage[j, g]),
+                     "weights": weights, "parts": dict(zip(scores[j][g], parts[j, g].tolist())),
+                     **rewards.evidence(text, q), "nonfinite": n in bad})
+    return rows
 
 
 def report(processes, when, result):
@@ -464,5 +470,5 @@ def show_example(processes, before, after):
 if __name__ == "__main__":
     try:
         main(run.parse_config(Config, __doc__.split("\n")[0], PRESETS))
-    except (ValueError, OSError) as error:
-        run.fail(error)
+    except (ValueError, OSError, RuntimeError) as error:
+        run.fail(error, "a smaller --micro-tokens, --max-rows or --max-new-tokens; --checkpoint-layers")

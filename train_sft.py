@@ -36,6 +36,9 @@ class Config:
     require_right: bool = option(False, "drop responses whose answer is wrong")
     require_form: bool = option(False, "drop responses that are not of their objective's form")
     skip_bad_rows: bool = option(False, "count and list bad rows instead of stopping")
+    save_every: int = option(100, "updates between two saved states, from which the same command goes on; 0: none")
+    fresh: bool = option(False, "start anew where --out holds an unfinished run, which is moved aside")
+    shard_within: int = option(0, "processes that share one copy of the weights, as a machine's GPUs; 0: all")
     seed: int = option(0, "fixes the held-out part and the order")
     steps: int = option(0, "updates; 0: as many as --epochs asks for")
     epochs: float = option(1.0, "passes over the data, where --steps is 0")
@@ -103,7 +106,7 @@ def total_loss(model, rows, config, processes):
 def main(config):
     if not config.data:
         raise ValueError("--data: give at least one file of questions with responses")
-    processes = run.start()
+    processes = run.start(config.shard_within)
     model, tokenizer_files = run.resolve_model(config.model, config.tokenizer, config.seed)
     tokenizer = load_tokenizer(config.tokenizer or config.model, model.config.vocab_size)
     sequences, counts = load_sequences(config, tokenizer, model.config.max_position_embeddings)
@@ -127,36 +130,42 @@ def main(config):
         return warm * (0.55 + 0.45 * math.cos(math.pi * i / steps))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    best, best_loss, looks = None, math.inf, 0
-    bar = tqdm(range(steps), disable=not processes.main, dynamic_ncols=True)
+    best = run.sharded_copy(model, processes) if held_out else None
+    first, best_loss, looks = 0, math.inf, 0
+    if directory.continued:
+        values = directory.load_state(model, optimizer, best)
+        first, best_loss, looks = values["step"], values["best_loss"], values["looks"]
+        schedule.load_state_dict(values["schedule"])
+    stopping = run.catch_signals()
+    bar = tqdm(range(first, steps), initial=first, total=steps, disable=not processes.main, dynamic_ncols=True)
     for step in bar:
         start = time.perf_counter()
         epoch, offset = divmod(step * batch, len(train))
         shuffled = [np.random.default_rng((config.seed, 1, e)).permutation(len(train)) for e in (epoch, epoch + 1)]
         rows = [train[i] for i in np.concatenate(shuffled)[offset:offset + batch]]
         loss = total_loss(model, rows, config, processes)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        row = {"step": step + 1, "loss": loss, "grad_norm": float(norm.full_tensor()), "lr": schedule.get_last_lr()[0]}
+        norm, finite = run.step_if_finite(model, optimizer, loss, config.grad_clip)
+        row = {"step": step + 1, "loss": loss, "grad_norm": norm, "lr": schedule.get_last_lr()[0]}
+        row["nonfinite"] = int(not finite)
         schedule.step()
         if held_out and ((step + 1) % config.holdout_every == 0 or step + 1 == steps):
             with torch.no_grad():
                 row["holdout_loss"] = total_loss(model, held_out, config, processes)
             looks += 1
-            model.reshard()
             if row["holdout_loss"] < best_loss:
-                best, best_loss, looks = [p.detach().clone() for p in model.parameters()], row["holdout_loss"], 0
+                run.copy_shards(model, best)
+                best_loss, looks = row["holdout_loss"], 0
         row["seconds"] = time.perf_counter() - start
-        directory.append("metrics", [row])
-        bar.set_postfix_str(f"loss {loss:.3f}" + (f" best held-out {best_loss:.3f}" if best else ""))
+        offending = [] if finite else [{"step": step + 1, "question": q, "nonfinite": True} for _, _, q in rows]
+        directory.log(row, offending if processes.main else [])
+        bar.set_postfix_str(f"loss {loss:.3f}" + (f" best held-out {best_loss:.3f}" if best_loss < math.inf else ""))
         if held_out and looks >= config.patience:
             processes.say(f"stopped at step {step + 1}: no better held-out loss in {looks} looks")
             break
-    if best:
-        with torch.no_grad():
-            for parameter, value in zip(model.parameters(), best):
-                parameter.copy_(value)
+        directory.keep_state(model, optimizer, step + 1, steps, {"best_loss": best_loss, "looks": looks,
+                                                                 "schedule": schedule.state_dict()}, stopping(), best)
+    if best_loss < math.inf:
+        run.copy_shards(best, model)
         processes.say(f"best held-out loss {best_loss:.4f}")
     directory.save(model, tokenizer)
     processes.say(f"next: python eval.py {config.out}\n"
@@ -167,5 +176,5 @@ def main(config):
 if __name__ == "__main__":
     try:
         main(run.parse_config(Config, __doc__.split("\n")[0]))
-    except (ValueError, OSError) as error:
-        run.fail(error)
+    except (ValueError, OSError, RuntimeError) as error:
+        run.fail(error, "a smaller --micro-batch or --max-tokens; --checkpoint-layers")
