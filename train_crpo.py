@@ -81,8 +81,9 @@ class Config:
     max_new_tokens: int = option(160, "longer rollouts are cut, and counted")
     max_rows: int = option(0, "rollouts in flight on one process while sampling; 0: all of its share")
 
-    lr: float = option(4e-4, "learning rate, constant after the warm-up")
+    lr: float = option(4e-4, "learning rate")
     warmup: int = option(0, "updates of linear warm-up")
+    decay: bool = option(True, "after the warm-up the rate falls linearly to 0 at the last step; off: it is constant")
     weight_decay: float = option(0.01, "of AdamW")
     clip: float = option(0.2, "c, the ratio's clip range")
     grad_clip: float = option(1.0, "largest gradient norm")
@@ -95,7 +96,7 @@ class Config:
 PRESETS = {
     "paper": dict(
         steps=0, epochs=20.0, prompts=512, group=5, minibatches=32, micro_tokens=8192, checkpoint_layers=True,
-        temperature=1.0, max_prompt_tokens=1024, max_new_tokens=4096, max_rows=80, lr=1e-6, weight_decay=0.01,
+        temperature=1.0, max_prompt_tokens=1024, max_new_tokens=4096, max_rows=80, lr=1e-6, decay=False, weight_decay=0.01,
         clip=0.2, grad_clip=1.0, beta=0.001, entropy_bonus=0.001,
         objective="crpo", advantage="sum", floor=0.0, noise=0.0, target_kl=0.0,
     ),
@@ -240,9 +241,9 @@ def update(model, optimizer, batch, advantage, ref_logprob, beta, config, proces
     return dict(zip(UPDATE_METRICS, [*means, norm], strict=True))
 
 
-def group_metrics(reward, scale, parts, names, rollouts, total, config, processes):
+def group_metrics(reward, scale, parts, names, rollouts, answered, total, config, processes):
     """Means over all processes' rollouts. reward: [b, G, M] of every objective, parts: [b, G, M] theirs in the
-    advantage, total: [b, G] weighted.
+    advantage, answered: how many name an option, total: [b, G] weighted.
 
     For each objective its mean, its spread (mean over groups of the standard deviation within), the share of groups
     in which it is a tie, and its share of the advantage's variance: who is steering. skipped: groups without advantage.
@@ -251,9 +252,10 @@ def group_metrics(reward, scale, parts, names, rollouts, total, config, processe
     flat = [r for group in rollouts for r in group]
     columns = [*reward.sum((0, 1)), *reward.std(1).sum(0), *ties(reward, scale, config.noise).sum((0, 1))]
     columns += [*(parts * advantage).sum((0, 1)), total.sum(), (advantage == 0).all(1).sum(), (advantage ** 2).sum()]
-    columns += [sum(len(r.ids) for r in flat), sum(not r.finished for r in flat), len(flat), len(rollouts)]
-    *values, reward_sum, skipped, power, tokens, cut, n, groups = processes.sum([float(c) for c in columns])
-    out = {"reward": reward_sum / n, "length": tokens / n, "cut": cut / n, "skipped": skipped / groups}
+    columns += [sum(len(r.ids) for r in flat), sum(not r.finished for r in flat), answered, len(flat), len(rollouts)]
+    *values, reward_sum, skipped, power, tokens, cut, answered, n, groups = processes.sum([float(c) for c in columns])
+    out = {"reward": reward_sum / n, "answered": answered / n, "length": tokens / n, "cut": cut / n,
+           "tokens": tokens, "skipped": skipped / groups}
     m = len(names)
     for i, name in enumerate(names):
         out[name] = values[i] / n
@@ -299,7 +301,13 @@ def main(config):
     reference = run.sharded_copy(policy, processes) if config.beta or config.target_kl else None
     actor = run.full_copy(policy.config, processes)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / max(config.warmup, 1)))
+    last = steps * config.minibatches
+
+    def rate(i):
+        falling = (last - i) / max(last - config.warmup, 1) if config.decay else 1.0
+        return min((i + 1) / max(config.warmup, 1), falling, 1.0)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     names = list(rewards.OBJECTIVES)
     weight = torch.tensor([weights.get(name, 0.0) for name in names], dtype=torch.float64)  # [M]
     scale = torch.tensor(list(rewards.OBJECTIVES.values()), dtype=torch.float64)  # [M]
@@ -318,6 +326,7 @@ def main(config):
     if held_out and not first:
         before = held_out_result()
         report(processes, "before", before)
+    troubles = {}
     bar = tqdm(range(first, steps), initial=first, total=steps, disable=not processes.main, dynamic_ncols=True)
     for step in bar:
         clock = [time.perf_counter()]
@@ -335,6 +344,8 @@ def main(config):
         # 2. Score every rollout on every objective; advantages within each group
         texts = [[tokenizer.decode(r.ids[:-1] if r.finished else r.ids) for r in group] for group in rollouts]
         scores = [[rewards.score(text, q) for text in group] for group, q in zip(texts, questions)]
+        answered = sum(rewards.extract_answer(text, q.options) is not None
+                       for group, q in zip(texts, questions) for text in group)
         reward = [[[s[name] for name in names] for s in group] for group in scores]
         reward = torch.tensor(reward, dtype=torch.float64)  # [b, G, M]; float32 would give ties a spread of 1e-7
         total = (reward * weight).sum(-1)  # [b, G]
@@ -346,9 +357,7 @@ def main(config):
         ref_logprob = reference_logprobs(reference, batch, config, processes) if reference else None
         kl = rollout_kl(batch, ref_logprob, processes) if reference else None
         refused = bool(config.target_kl) and kl > KL_LIMIT * config.target_kl
-        if refused:
-            processes.say(f"\nstep {step + 1}: KL {kl:.3f} is over {KL_LIMIT} x --target-kl; rewards are refused, "
-                          "the step only pulls back to the start model")
+        if refused:  # the step only pulls back to the start model
             advantage = torch.zeros_like(advantage)
         clock.append(time.perf_counter())
 
@@ -365,7 +374,8 @@ def main(config):
         clock.append(time.perf_counter())
 
         # 5. Log
-        row = {"step": step + 1, **group_metrics(reward, scale, parts, names, rollouts, total, config, processes)}
+        row = {"step": step + 1, **group_metrics(reward, scale, parts, names, rollouts, answered, total, config,
+                                                    processes)}
         row["nonfinite"] = sum("nonfinite" in u for u in updates)
         done = [u for u in updates if "loss" in u]
         row |= {name: sum(u[name] for u in done) / len(done) if done else None for name in UPDATE_METRICS}
@@ -377,8 +387,8 @@ def main(config):
         row |= {f"seconds_{name}": b - a for name, a, b in zip(phases, clock, clock[1:])}
         directory.log(row, sample_rows(step + 1, bad, questions, texts, rollouts, scores, total, advantage, parts, weights,
                                        processes))
-        shown = ("reward", "accuracy", "clinical", "consistency", "kl", "entropy", "length")
-        bar.set_postfix_str(" ".join(f"{k} {row[k]:.3g}" for k in shown if row[k] is not None))
+        bar.set_postfix_str(run.status(row, weights, config.target_kl))
+        troubles = run.report_troubles(row, troubles, KL_LIMIT * config.target_kl, processes)
         directory.keep_state(policy, optimizer, step + 1, steps, {"beta": beta, "schedule": schedule.state_dict()},
                              stopping())
 
