@@ -82,7 +82,7 @@ def means_of(rows):
 
 def compare(directories):
     """{data set: {"directories", "questions", "differ", "means", "differences", "intervals", "mcnemar"}} over the data
-    sets that all directories were evaluated on; differences are to the first directory.
+    sets that all directories were evaluated on; differences, of the measures that all have, are to the first directory.
 
     ValueError if there is none, or if a set's questions are not the same.
     """
@@ -105,7 +105,8 @@ def compare(directories):
                                  f"{directories[0]} ({len(rows[0])}), from line {place} on; evaluate both with the "
                                  "same --data and --limit")
         measured = [means_of(one) for one in rows]
-        shared = [measure for measure in measured[0] if all(measure in m for m in measured)]
+        shared = [m for m, (_, own) in measured[0].items()
+                  if all(m in one and not np.isnan(np.subtract(one[m][1], own)).all() for one in measured)]
         first = np.array([measured[0][m][1] for m in shared]).T  # [questions, measures]
         result = {"directories": list(map(str, directories)), "questions": len(rows[0]),
                   "differ": {key: [t.get(key) for t in tables] for key in SETTINGS

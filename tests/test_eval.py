@@ -22,8 +22,8 @@ from test_end_to_end import BENCHMARKS, ROOT, command, real, rows_of  # noqa: F4
 TINY = ROOT / "assets" / "tiny"
 
 
-@pytest.mark.parametrize("right, n, low, high", [  # R's prop.test(right, n, correct = FALSE)
-    (5, 10, 0.2366, 0.7634), (0, 10, 0, 0.2775), (10, 10, 0.7225, 1), (81, 263, 0.2553, 0.3662), (0, 0, 0, 1)])
+@pytest.mark.parametrize("right, n, low, high", [  # the examples of Newcombe 1998, and no question at all
+    (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611), (1, 29, 0.0061, 0.1718), (0, 0, 0, 1)])
 def test_wilson(right, n, low, high):
     assert evaluation.wilson(right, n) == pytest.approx((low, high), abs=1e-4)
 

@@ -479,6 +479,7 @@ def test_score_and_total():
     assert rewards.total(rewards.score(grpo(), Q), rewards.WEIGHTS["grpo"]) == 11.0
     counts = rewards.measures(GOOD + " hemoptysis supports it.", Q)
     assert (counts["cecd"], counts["drc"], counts["hallucination"], counts["citations"]) == (3, 2, 1, 4)
+    assert counts["faithfulness"] == 5
 
 
 @pytest.mark.parametrize("response, share", [
