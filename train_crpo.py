@@ -81,9 +81,8 @@ class Config:
     max_new_tokens: int = option(160, "longer rollouts are cut, and counted")
     max_rows: int = option(0, "rollouts in flight on one process while sampling; 0: all of its share")
 
-    lr: float = option(4e-4, "learning rate")
+    lr: float = option(4e-4, "learning rate, constant after the warm-up")
     warmup: int = option(0, "updates of linear warm-up")
-    decay: bool = option(True, "after the warm-up the rate falls linearly to 0 at the last step; off: it is constant")
     weight_decay: float = option(0.01, "of AdamW")
     clip: float = option(0.2, "c, the ratio's clip range")
     grad_clip: float = option(1.0, "largest gradient norm")
@@ -96,7 +95,7 @@ class Config:
 PRESETS = {
     "paper": dict(
         steps=0, epochs=20.0, prompts=512, group=5, minibatches=32, micro_tokens=8192, checkpoint_layers=True,
-        temperature=1.0, max_prompt_tokens=1024, max_new_tokens=4096, max_rows=80, lr=1e-6, decay=False, weight_decay=0.01,
+        temperature=1.0, max_prompt_tokens=1024, max_new_tokens=4096, max_rows=80, lr=1e-6, weight_decay=0.01,
         clip=0.2, grad_clip=1.0, beta=0.001, entropy_bonus=0.001,
         objective="crpo", advantage="sum", floor=0.0, noise=0.0, target_kl=0.0,
     ),
@@ -301,13 +300,7 @@ def main(config):
     reference = run.sharded_copy(policy, processes) if config.beta or config.target_kl else None
     actor = run.full_copy(policy.config, processes)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    last = steps * config.minibatches
-
-    def rate(i):
-        falling = (last - i) / max(last - config.warmup, 1) if config.decay else 1.0
-        return min((i + 1) / max(config.warmup, 1), falling, 1.0)
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / max(config.warmup, 1)))
     names = list(rewards.OBJECTIVES)
     weight = torch.tensor([weights.get(name, 0.0) for name in names], dtype=torch.float64)  # [M]
     scale = torch.tensor(list(rewards.OBJECTIVES.values()), dtype=torch.float64)  # [M]
