@@ -128,7 +128,12 @@ def start(shard_within=0):
             raise ValueError(f"process {local + 1} of this machine has no GPU, it has {gpus}; lower --nproc_per_node")
         torch.cuda.set_device(local)
     if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=PATIENCE)
+        store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
+        if os.environ.get("GROUP_WORLD_SIZE") == "1":
+            # torchrun keeps its store through --max-restarts, with the addresses of the processes before in it.
+            # (On several machines each torchrun counts for itself; TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 helps there.)
+            store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
@@ -233,9 +238,9 @@ def step_if_finite(model, optimizer, loss, grad_clip):
 class RunDirectory:
     """--out: a model directory plus run.json (the config), metrics.jsonl, samples.jsonl and state/ (to go on from).
 
-    Only rank 0 writes, but for the shards of a state. A run that has a state is not finished: the same command continues
-    it (`continued`), another configuration is refused. One without, or with --fresh, is moved aside, to NAME.1,
-    NAME.2, ..., and says so. A directory that holds something else, or where another run is at work, is refused.
+    Only rank 0 writes, but for the shards of a state. A run that has a state is not finished: the same command
+    continues it (`continued`), another configuration is refused. One without, or with --fresh, is moved aside, to
+    NAME.1, NAME.2, ..., and says so. Refused too: a directory of something else, or where another run is at work.
 
     A state is all that the rest of a run depends on: weights, optimizer, step, and a script's own values (schedule,
     beta). No random state is in it, for there is none: data order and rollouts are drawn from generators made anew from
@@ -282,7 +287,8 @@ class RunDirectory:
             try:
                 fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ValueError(f"--out {self.path}: another run is at work there; end it or give another --out") from None
+                raise ValueError(f"--out {self.path}: another run is at work there; end it, or give another "
+                                 "--out") from None
             except OSError:
                 print(f"warning: {self.path} cannot be locked; see that no second run writes there", flush=True)
 
@@ -319,8 +325,9 @@ class RunDirectory:
             self.processes.on_main(self._seal, temporary, folder, {"step": step, **values})
         except (OSError, CheckpointException) as error:
             self.processes.on_main(shutil.rmtree, temporary, True)
-            self.processes.say(f"\nwarning: no state saved after step {step}: {_reason(error)}; the run goes on, earlier "
-                               "states are as they were")
+            free = shutil.disk_usage(self.path).free / 2**30
+            self.processes.say(f"\nwarning: no state saved after step {step}: {_reason(error)}; {free:.3g} GiB are "
+                               "free there; the run goes on, earlier states are as they were")
             return False
         return True
 
@@ -379,9 +386,9 @@ class RunDirectory:
         self.nonfinite = self.nonfinite + 1 if row["nonfinite"] and row["loss"] is None else 0
         if self.nonfinite == NONFINITE_LIMIT:
             raise ValueError(
-                f"every loss or gradient of the last {NONFINITE_LIMIT} steps was NaN or infinite; no such update was taken "
-                f"and the states in {self.path}/state are sound; see what is marked nonfinite in samples.jsonl, then start "
-                "with a lower --lr or other data")
+                f"every loss or gradient of the last {NONFINITE_LIMIT} steps was NaN or infinite; no such update was "
+                f"taken, so the states in {self.path}/state are sound; see what samples.jsonl marks as nonfinite, then "
+                "start with a lower --lr or other data")
 
     def _append(self, name, rows):
         path = self.path / f"{name}.jsonl"
@@ -412,8 +419,8 @@ class RunDirectory:
         except (OSError, SafetensorError) as error:
             for half in self.path.glob("*.tmp"):
                 half.unlink()
-            raise OSError(f"the model cannot be written to {self.path}: {error}; mend that, and the same command goes on "
-                          "from the last state") from None
+            raise OSError(f"the model cannot be written to {self.path}: {error}; mend that, and the same command goes "
+                          "on from the last state") from None
         if (self.path / "state").exists():
             os.sync()  # the model is on the disk before the state goes, and the state goes at once
             (self.path / "state").rename(self.path / "state.old")
@@ -493,6 +500,6 @@ def fail(error, memory=""):
     if isinstance(error, RuntimeError):
         if not (isinstance(error, dist.DistError) or "gloo" in text):
             raise error
-        sys.exit(f"\nerror: process {rank}: another process of this run is gone or stands still; torchrun's summary names "
-                 f"it, and the same command goes on from the last state ({text[:150]})")
+        sys.exit(f"\nerror: process {rank}: another process of this run is gone or stands still; torchrun's summary "
+                 f"names it, and the same command goes on from the last state ({text[:150]})")
     sys.exit(f"error: {error}")

@@ -204,9 +204,9 @@ def update(model, optimizer, batch, advantage, ref_logprob, beta, config, proces
 
     The loss is a mean over the response tokens of all processes. -> UPDATE_METRICS, token means over all processes;
     logprob_gap is |trainer's - sampler's| before the step. Processes may hold different numbers of rows; if none has
-    any, nothing is done and the result is {}. If the loss or the gradient is NaN or infinite, no process takes the step,
-    and the result is {"nonfinite": indices of this process's rows whose loss is; of all rows where no loss is}. Rewards
-    and advantages are always finite: a verifier returns plain numbers in a fixed range, and every divisor has a floor.
+    any, nothing is done and the result is {}. If the loss or the gradient is NaN or infinite, no process takes the
+    step, and the result is {"nonfinite": indices of this process's rows whose loss is; of all rows where no loss is}.
+    Advantages are always finite: a verifier returns plain numbers in a fixed range, and every divisor has a floor.
     """
     tokens = processes.sum([sum(len(r.ids) for _, r in batch)])[0]
     if not tokens:

@@ -2,10 +2,10 @@
 
     python experiments/drill.py --kills 20 --terms 5 --everywhere > experiments/drill.txt
 
-Two processes under torchrun on the embedded clinic, a state saved every step. Each blow, SIGKILL or SIGTERM, falls on one
-process, on both, on torchrun, or on the whole tree; at a random time while they start and load, or in a later step while
-they sample, update and save. A run killed before it had saved a state starts anew, as its own message says. At the end metrics.jsonl (fields of seconds aside), samples.jsonl
-and every file of the model must be equal to the bit.
+Two processes under torchrun on the embedded clinic, a state saved every step. Each blow, SIGKILL or SIGTERM, falls on
+one process, on both, on torchrun, or on the whole tree; at a random time while they start and load, or in a later step
+while they sample, update and save. A run killed before it had saved a state starts anew, as its own message says. At
+the end metrics.jsonl (fields of seconds aside), samples.jsonl and every file of the model must be equal to the bit.
 
 --everywhere also kills a run of one process before each single operation on files it makes (opening to write, renaming,
 removing, making a folder), every other continuation once more, and compares in the same way.
@@ -28,7 +28,8 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--prompts", "4", "--group", "4", "--max-new-tokens", "48", "--eval-questions", "0", "--save-every", "1"]
-TELLING = re.compile(r"^\[rank|continuing|damaged|is now|stopped after|warning|error:|lost another|Root Cause|  rank  |exitcode|another run")
+# What is shown of a run's output; "[rank" would begin a traceback of ours.
+TELLING = re.compile(r"^\[rank|continuing|damaged|is now|stopped after|warning|error:|Root Cause|  rank  |exitcode")
 
 
 def launch(out, steps, flags):
@@ -79,7 +80,8 @@ def blow(run, out, kind, whom, steps, at):
     if run.poll() is not None or len(ids) < 2:
         return run.communicate()[0], None
     struck = time.monotonic()
-    for target in {"rank 0": ids[:1], "rank 1": ids[1:], "both": ids, "tree": [run.pid, *ids], "torchrun": [run.pid]}[whom]:
+    targets = {"rank 0": ids[:1], "rank 1": ids[1:], "both": ids, "tree": [run.pid, *ids], "torchrun": [run.pid]}
+    for target in targets[whom]:
         try:
             os.kill(target, kind)
         except ProcessLookupError:
@@ -112,7 +114,7 @@ def drill(folder, kills, terms, steps, seed, say=print, flags=()):
             f"all ended {seconds:.2f} s later, newest state {newest_state(hit)} of {steps}"))
         for line in printed.splitlines():
             if TELLING.search(line):
-                say("   | " + line.replace(str(folder), "").strip()[:170])
+                say("   | " + line.replace(str(folder), "").replace(sys.executable, "python").strip()[:170])
     while not (hit / "model.safetensors").exists() or (hit / "state").exists():
         run = launch(hit, steps, flags)
         printed = run.communicate()[0]
@@ -132,9 +134,10 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--everywhere", action="store_true", help="before each file operation, too")
     args = parser.parse_args()
-    cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.machine())
-    print(f"{args.kills} SIGKILLs and {args.terms} SIGTERMs, {args.steps} steps, seed {args.seed}\n{os.cpu_count()} cores of "
-          f"{cpu}; Python {platform.python_version()}, torch {torch.__version__}\nflags: {' '.join(SMALL)}\n", flush=True)
+    models = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) or [platform.machine()]
+    print(f"{args.kills} SIGKILLs and {args.terms} SIGTERMs, {args.steps} steps, seed {args.seed}\n"
+          f"{os.cpu_count()} cores of {models[0]}; Python {platform.python_version()}, torch {torch.__version__}\n"
+          f"flags: {' '.join(SMALL)}\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         if not drill(Path(folder), args.kills, args.terms, args.steps, args.seed, lambda *w: print(*w, flush=True)):
             sys.exit("the disturbed run differs")

@@ -54,7 +54,7 @@ def install(faults, own_rank, restarts=0):
     def policy_loss(original, *args):
         loss, clipped = original(*args)
         if active("oom"):
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ...")
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         if active("nan"):
             loss = torch.cat((loss[:1] * torch.nan, loss[1:]))
         if active("slope"):

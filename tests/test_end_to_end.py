@@ -183,6 +183,7 @@ def test_an_error_is_one_line_and_a_non_zero_exit(tmp_path):
     (dict(group=1), "--group"), (dict(temperature=0.0), "--temperature"), (dict(tokenizer="nowhere"), "tokenizer.json"),
     (dict(model="Qwen2.5-3B", tokenizer=""), "--tokenizer"), (dict(max_prompt_tokens=20), "--max-prompt-tokens"),
     (dict(max_new_tokens=2000), "leaves no room"), (dict(micro_tokens=0), "--micro-tokens must be"),
+    (dict(shard_within=2), "--shard-within 2 does not divide"),
 ])
 def test_bad_options_are_named(options, words, tmp_path):
     try:
