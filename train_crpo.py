@@ -87,8 +87,8 @@ class Config:
     clip: float = option(0.2, "c, the ratio's clip range")
     grad_clip: float = option(1.0, "largest gradient norm")
     beta: float = option(0.001, "weight of the KL to the start model")
-    target_kl: float = option(0.1, "beta is steered to keep the KL near it; 0: beta stays as it is")
-    entropy_bonus: float = option(0.0, "weight of the entropy")
+    target_kl: float = option(0.3, "beta is steered to keep the KL near it; 0: beta stays as it is")
+    entropy_bonus: float = option(-0.05, "weight of the entropy; below 0 a penalty, which sharpens the policy")
 
 
 # What the paper and its released code publish (PAPER.md). Rollouts in flight and micro-batches are ours, for 48 GB.

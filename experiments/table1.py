@@ -22,7 +22,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 
-PAPER = "--advantage sum --noise 0 --floor 0 --target-kl 0 --beta 0.001 --group 8 --prompts 8 --minibatches 1 --lr 4e-4"
+PAPER = ("--advantage sum --noise 0 --floor 0 --target-kl 0 --beta 0.001 --entropy-bonus 0 --group 8 --prompts 8 "
+         "--minibatches 1 --lr 4e-4")
 # arm: (start, prompt of the evaluation, train_crpo.py's flags; None: not trained). Ours is train_crpo.py's default.
 TABLE1 = {
     "Baseline": ("base", "crpo", None),
@@ -34,7 +35,9 @@ TABLE1 = {
 }
 ABLATIONS = {
     "Ours": TABLE1["Ours"],
-    "CRPO, two updates a step": ("base", "crpo", f"--objective crpo {PAPER} --minibatches 2"),
+    "CRPO with two updates and our entropy penalty": (
+        "base", "crpo", f"--objective crpo {PAPER} --minibatches 2 --entropy-bonus -0.05"),
+    "without entropy penalty": ("base", "crpo", "--entropy-bonus 0"),
     "one update a step": ("base", "crpo", "--minibatches 1"),
     "sum, not decoupled": ("base", "crpo", "--advantage sum"),
     "Eq 4's weights, decoupled": ("base", "crpo", "--objective crpo"),
@@ -42,7 +45,7 @@ ABLATIONS = {
     "without guard, beta 0": ("base", "crpo", "--target-kl 0 --beta 0"),
     "without guard, beta 0.001": ("base", "crpo", "--target-kl 0 --beta 0.001"),
     "without guard, beta 0.02": ("base", "crpo", "--target-kl 0 --beta 0.02"),
-    "G = 5, 13 prompts": ("base", "crpo", "--group 5 --prompts 13"),
+    "G = 5, 12 prompts": ("base", "crpo", "--group 5 --prompts 12"),
 }
 BREAKING = {
     "CRPO, lr x 4": ("base", "crpo", f"--objective crpo {PAPER} --lr 1.6e-3"),
