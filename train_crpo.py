@@ -149,7 +149,7 @@ def policy_loss(logprob, old_logprob, advantage, clip):
 def kl_penalty(logprob, ref_logprob):
     """Eq 2 of each token, [n] -> [n]: ref/pi - log(ref/pi) - 1, never negative; log-ratio clamped to +-10."""
     log_ratio = (ref_logprob - logprob).clamp(-10, 10)
-    return log_ratio.exp() - log_ratio - 1
+    return log_ratio.expm1() - log_ratio
 
 
 def steered_beta(beta, kl, target):
