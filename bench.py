@@ -5,8 +5,8 @@
     python bench.py memory                     peak of a step against the plan, and how it grows
     python bench.py plan --preset Qwen2.5-3B --gpus 8 --gpu-memory 48 --context 5120
 
-Weights are random, prompts are random tokens. Runs take turns (ours, peer, ours, peer, ...) after a warm-up; numbers are
-medians. Peers are imported only here and only when asked for. The plan needs no machine: it is arithmetic.
+Weights are random, prompts are random tokens. Runs take turns (ours, peer, ours, peer, ...) after a warm-up; numbers
+are medians. Peers are imported only here and only when asked for. The plan needs no machine: it is arithmetic.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def body_size(config):
 
 
 def forward_flops(config, fed, predicted, seen):
-    """Floating-point operations that a forward pass needs: 2 a weight a token; the head only where a token is predicted;
+    """Floating-point operations that a forward pass needs: 2 a weight a token, the head only where one is predicted;
     attention 4 H Dh for each pair of a token and one it sees, itself included. A backward pass needs twice that.
 
     fed, predicted: tokens; seen: pairs.
@@ -223,7 +223,7 @@ def step_parts(args, processes, shared=True):
 
     shared False: each rollout has a prompt of its own (one token differs), so that none is computed once for a group.
     """
-    config = train_crpo.Config(beta=0.001, target_kl=0.0, prompts=args.prompts, group=args.group)
+    config = train_crpo.Config(beta=0.001, target_kl=0.0, entropy_bonus=0.0)  # as the peer
     policy = run.shard(init_model(PRESETS[args.preset]), processes)
     reference, actor = run.sharded_copy(policy, processes), run.full_copy(policy.config, processes)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6)
@@ -291,7 +291,7 @@ def bench_step(args, device):
 
 
 def trl_seconds(args, between):
-    """Seconds of each step of TRL's GRPOTrainer on the same shapes, after a warm-up; `between` runs between its steps."""
+    """Seconds of each step of TRL's GRPOTrainer on the same shapes after a warm-up; `between` runs between its steps."""
     from datasets import Dataset
     from transformers import PreTrainedTokenizerFast, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
@@ -348,7 +348,8 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
             "reference": 4 * weights / gpus, "sampler copy": size * weights}
     sampling = {"cache": slot * rows * (new_tokens + prompt_tokens / group), "sampler logits": 12 * rows * c.vocab_size}
     gathered = size * (2 * largest + c.vocab_size * c.hidden_size) + 4 * c.vocab_size * c.hidden_size
-    training = {"activations": kept * micro_tokens, "gathered": gathered if gpus > 1 else 0, "logits chunk": 16 * logits}
+    training = {"activations": kept * micro_tokens, "gathered": gathered if gpus > 1 else 0,
+                "logits chunk": 16 * logits}
     return held, sampling, training
 
 
@@ -365,7 +366,8 @@ def bench_plan(args, _):
 
 def peak_of(words):
     """Peak bytes of this program's `one` in a process of its own, above those before its first tensor."""
-    done = subprocess.run([sys.executable, __file__, "one", *map(str, words)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, __file__, "one", *map(str, words)], stdout=subprocess.PIPE, text=True,
+                          check=True)
     return json.loads(done.stdout)
 
 
@@ -385,12 +387,11 @@ def bench_one(args, device):
         packed.attend = lambda layer, q, k, v: q  # the projection is what is looked at
         model.token_logprobs(packed)[0].sum().backward()
         return {"bytes": resident() - before}
-    start = time.perf_counter()
     processes = run.start()
     before = resident()
     step = step_parts(args, processes)
-    step()
-    return {"bytes": resident() - before, "seconds": time.perf_counter() - start}
+    seconds = min(sum(step().values()) for _ in range(3))
+    return {"bytes": resident() - before, "seconds": seconds}
 
 
 def bench_memory(args, device):
@@ -398,11 +399,18 @@ def bench_memory(args, device):
     words = ["--preset", args.preset, "--prompts", args.prompts, "--group", args.group, "--prompt-tokens",
              args.prompt_tokens, "--new-tokens", args.new_tokens]
     measured = peak_of(words)["bytes"]
+    micro = train_crpo.Config().micro_tokens
     rows, tokens = args.prompts * args.group, args.prompts * (args.prompt_tokens + args.group * args.new_tokens)
-    held, sampling, training = plan(config, 1, args.prompt_tokens, args.new_tokens, rows, min(tokens, 16384), False,
+    held, sampling, training = plan(config, 1, args.prompt_tokens, args.new_tokens, rows, min(tokens, micro), False,
                                     args.group, half=device.type == "cuda")
     planned = sum(held.values()) + max(sum(sampling.values()), sum(training.values()))
-    return {"measured (GiB)": measured / 2**30, "planned (GiB)": planned / 2**30, "ratio": measured / planned}
+    large = "Qwen2.5-0.5B"
+    chunk = LOGITS_AT_ONCE // PRESETS[large].vocab_size
+    return {"measured (GiB)": measured / 2**30, "planned (GiB)": planned / 2**30, "ratio": measured / planned,
+            f"peak of log-probabilities by tokens, V = {PRESETS[large].vocab_size}, {chunk} tokens a chunk (MiB)":
+            {n: peak_of(["--preset", large, "--tokens", n])["bytes"] / 2**20 for n in (512, 1024, 2048, 4096)},
+            "microseconds a token of a step, by prompts": {n: 1e6 * peak_of([*words, "--prompts", n])["seconds"] /
+            (n * (args.prompt_tokens + args.group * args.new_tokens)) for n in (4, 8, 16, 32)}}
 
 
 def shown(value, indent=0):

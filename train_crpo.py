@@ -55,12 +55,12 @@ class Config:
     skip_bad_rows: bool = option(False, "count and list bad rows instead of stopping")
     mcqa_zero_based: bool = option(False, "MedMCQA's cop counts from 0, as in its parquet export")
     preset: str = option("", "paper: every published hyper-parameter", choices=["", "paper"])
-    objective: str = option("grounded", "whose prompt and rewards: crpo (Eq 4), the grpo baseline, or grounded: crpo with "
-                            "rewards for evidence and rejected options", choices=["crpo", "grpo", "grounded"])
+    objective: str = option("grounded", "whose prompt and rewards: crpo (Eq 4), the grpo baseline, or grounded: crpo "
+                            "with rewards for evidence and rejected options", choices=["crpo", "grpo", "grounded"])
     weights: list = option([], "NAME=VALUE, in place of the objective's own (rewards.WEIGHTS)")
     advantage: str = option("decoupled", "advantages() says what each does", choices=["sum", "decoupled"])
     floor: float = option(0.1, "decoupled: least divisor, as a share of an objective's range")
-    noise: float = option(0.01, "an objective that differs less within a group, as a share of its range, is a tie there")
+    noise: float = option(0.01, "an objective that differs by less, as a share of its range, is a tie in that group")
     seed: int = option(0, "fixes data order and every rollout")
     save_every: int = option(20, "steps between two saved states, from which the same command goes on; 0: none")
     fresh: bool = option(False, "start anew where --out holds an unfinished run, which is moved aside")
@@ -171,10 +171,9 @@ def step_questions(questions, step, prompts, seed):
 
 
 def micro_batches(batch, limit):
-    """Split a list of (prompt ids, rollout) into lists of indices of at most `limit` tokens, if a single one is not more.
-
-    A prompt counts once for the rollouts that follow each other. Groups stand together, sorted by their longest rollout,
-    so that little of attention is padding.
+    """Split a list of (prompt ids, rollout) into lists of indices of at most `limit` tokens, if a single one is not
+    more. A prompt counts once for the rollouts that follow each other. Groups stand together, sorted by their longest
+    rollout, so that little of attention is padding.
     """
     group = {}
     for n, (prompt, rollout) in enumerate(batch):
@@ -194,7 +193,7 @@ def micro_batches(batch, limit):
 
 
 def logprobs_of(model, batch, config, device, **entropy):
-    """(logprob, entropy) of the response tokens of a list of (prompt ids, rollout): [n] each (Decoder.token_logprobs)."""
+    """Decoder.token_logprobs, (logprob, entropy), of the response tokens of a list of (prompt ids, rollout): [n] each."""
     packed = Packed([p for p, _ in batch], [r.ids for _, r in batch], device)
     return model.token_logprobs(packed, config.temperature, **entropy)
 
@@ -378,8 +377,8 @@ def main(config):
         row["seconds"] = clock[-1] - clock[0]
         phases = ("sample", "score", "reference", "update")
         row |= {f"seconds_{name}": b - a for name, a, b in zip(phases, clock, clock[1:])}
-        directory.log(row, sample_rows(step + 1, bad, questions, texts, rollouts, scores, total, advantage, parts, weights,
-                                       processes))
+        directory.log(row, sample_rows(step + 1, bad, questions, texts, rollouts, scores, total, advantage, parts,
+                                       weights, processes))
         bar.set_postfix_str(run.status(row, weights, config.target_kl))
         troubles = run.report_troubles(row, troubles, KL_LIMIT * config.target_kl, processes)
         directory.keep_state(policy, optimizer, step + 1, steps, {"beta": beta, "schedule": schedule.state_dict()},
