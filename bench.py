@@ -291,7 +291,7 @@ def bench_step(args, device):
 
 
 def trl_seconds(args, between):
-    """Seconds of each step of TRL's GRPOTrainer on the same shapes after a warm-up; `between` runs between its steps."""
+    """Seconds of each step of TRL's GRPOTrainer on the same shapes after a warm-up; `between` runs between them."""
     from datasets import Dataset
     from transformers import PreTrainedTokenizerFast, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer

@@ -455,7 +455,7 @@ def _is_whole(folder):
 
 
 def status(row, weights, target_kl):
-    """A step's row of metrics as the text beside the progress bar: the reward, the objectives in it, and how it goes."""
+    """A row of metrics as the text beside the progress bar: the reward, the objectives in it, and how it goes."""
     parts = " ".join(f"{name} {row[name]:.2f}" for name, weight in weights.items() if weight)
     text = f"reward {row['reward']:.2f} ({parts})"
     for name in ("kl", "entropy"):

@@ -193,7 +193,7 @@ def micro_batches(batch, limit):
 
 
 def logprobs_of(model, batch, config, device, **entropy):
-    """Decoder.token_logprobs, (logprob, entropy), of the response tokens of a list of (prompt ids, rollout): [n] each."""
+    """(logprob, entropy), [n] each, of the response tokens of a list of (prompt ids, rollout)."""
     packed = Packed([p for p, _ in batch], [r.ids for _, r in batch], device)
     return model.token_logprobs(packed, config.temperature, **entropy)
 
