@@ -161,6 +161,16 @@ def steered_beta(beta, kl, target):
     return min(max(beta * factor, BETA_RANGE[0]), BETA_RANGE[1])
 
 
+def brake(optimizer, schedule):
+    """What the KL guard does when its limit is passed: Adam's momentum, which points outwards, is forgotten, and the
+    learning rate halved for good. In place."""
+    for state in optimizer.state.values():
+        state["exp_avg"].zero_()
+    for group in optimizer.param_groups:
+        group["lr"] /= 2
+    schedule.base_lrs = [rate / 2 for rate in schedule.base_lrs]
+
+
 def step_questions(questions, step, prompts, seed):
     """The `prompts` indices of one step: each epoch is its own permutation, fixed by seed; steps run through them."""
     picked = []
@@ -303,10 +313,10 @@ def main(config):
     names = list(rewards.OBJECTIVES)
     weight = torch.tensor([weights.get(name, 0.0) for name in names], dtype=torch.float64)  # [M]
     scale = torch.tensor(list(rewards.OBJECTIVES.values()), dtype=torch.float64)  # [M]
-    first, beta, before = 0, config.beta, None
+    first, beta, refused, before = 0, config.beta, False, None
     if directory.continued:
         values = directory.load_state(policy, optimizer)
-        first, beta = values["step"], values["beta"]
+        first, beta, refused = values["step"], values["beta"], values["refused"]
         schedule.load_state_dict(values["schedule"])
     stopping = run.catch_signals()
 
@@ -348,8 +358,12 @@ def main(config):
         batch = [(p, r) for p, group in zip(inputs, rollouts) for r in group]
         ref_logprob = reference_logprobs(reference, batch, config, processes) if reference else None
         kl = rollout_kl(batch, ref_logprob, processes) if reference else None
+        newly = not refused
         refused = bool(config.target_kl) and kl > KL_LIMIT * config.target_kl
-        if refused:  # the step only pulls back to the start model
+        if refused:  # the step only pulls back to the start model, with all weight
+            if newly:
+                brake(optimizer, schedule)
+            beta = BETA_RANGE[1]
             advantage = torch.zeros_like(advantage)
         clock.append(time.perf_counter())
 
@@ -381,8 +395,8 @@ def main(config):
                                        weights, processes))
         bar.set_postfix_str(run.status(row, weights, config.target_kl))
         troubles = run.report_troubles(row, troubles, KL_LIMIT * config.target_kl, processes)
-        directory.keep_state(policy, optimizer, step + 1, steps, {"beta": beta, "schedule": schedule.state_dict()},
-                             stopping())
+        directory.keep_state(policy, optimizer, step + 1, steps, {"beta": beta, "refused": refused,
+                                                                  "schedule": schedule.state_dict()}, stopping())
 
     directory.save(policy, tokenizer)
     after = held_out_result() if held_out else None
@@ -433,8 +447,13 @@ def reference_logprobs(reference, batch, config, processes):
 
 
 def rollout_kl(batch, ref_logprob, processes):
-    """Mean KL a token of the policy that sampled the batch to the reference, over all processes."""
-    values = [kl_penalty(torch.tensor(r.logprobs), ref.cpu()).double().sum() for (_, r), ref in zip(batch, ref_logprob)]
+    """Mean KL a token of the policy that sampled the batch to the reference, over all processes: of log(pi/ref).
+
+    Its expectation is that of Eq 2, whose mean over a batch may be a single token's: one that is e^10 times likelier to
+    the reference adds 22,016. No guard can steer by that.
+    """
+    values = [torch.tensor(r.logprobs).double().sum() - ref.cpu().double().sum()
+              for (_, r), ref in zip(batch, ref_logprob)]
     kl, tokens = processes.sum([float(sum(values)), sum(len(r.ids) for _, r in batch)])
     return kl / tokens
 

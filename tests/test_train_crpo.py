@@ -8,8 +8,8 @@ import run
 from model import PRESETS as MODEL_PRESETS
 from model import init_model
 from sampler import Rollout
-from train_crpo import (PRESETS, Config, advantages, kl_penalty, objective_weights, policy_loss, reference_logprobs,
-                        rollout_kl, steered_beta, step_questions, update)
+from train_crpo import (PRESETS, Config, advantages, brake, kl_penalty, objective_weights, policy_loss,
+                        reference_logprobs, rollout_kl, steered_beta, step_questions, update)
 
 ONE = torch.tensor([1.0])
 EQ4 = torch.tensor([10, 1, 0.5])
@@ -89,8 +89,26 @@ def test_beta_follows_the_target(beta, kl, target, then):
 
 def test_the_kl_of_the_rollouts_is_a_token_mean(processes):
     batch = [([1], Rollout([2, 3], [-1.0, -1.0], True)), ([1], Rollout([4], [-2.0], True))]
-    ref = [torch.tensor([-1.0, -1.0 + math.log(2)]), torch.tensor([-2.0 - math.log(2)])]
-    assert rollout_kl(batch, ref, processes) == pytest.approx((2 - math.log(2) - 1 + 0.5 + math.log(2) - 1) / 3)
+    ref = [torch.tensor([-1.0, -1.0 + math.log(2)]), torch.tensor([-2.0 - math.log(8)])]
+    assert rollout_kl(batch, ref, processes) == pytest.approx((0 - math.log(2) + 3 * math.log(2)) / 3)
+
+
+def test_the_brake_halves_the_rate_and_stops_the_momentum():
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.AdamW([weight], lr=0.5, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: 1.0)
+
+    def step(gradient):
+        before = weight.item()
+        weight.grad = torch.tensor([gradient])
+        optimizer.step()
+        schedule.step()
+        return weight.item() - before
+
+    assert step(1.0) == pytest.approx(-0.5)
+    brake(optimizer, schedule)
+    assert step(0.0) == 0  # without the brake Adam goes on by 0.9 / 1.9 x 0.5 and more
+    assert optimizer.param_groups[0]["lr"] == 0.25 and schedule.get_last_lr() == [0.25]
 
 
 def test_weights_are_read_and_refused():
