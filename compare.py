@@ -138,18 +138,18 @@ def report(comparison):
             f"  {letter}  {directory}" for letter, directory in zip(letters, result["directories"]))]
         lines += [f"  they differ in {key}: {', '.join(map(str, values))}" for key, values in result["differ"].items()]
         titles = [f"{letter} - A" for letter in letters[1:]]
-        lines += ["", " " * 20 + "".join(f"{c:>9}" for c in letters) + "".join(f"{t:>28}" for t in titles)]
+        lines += ["", " " * 20 + "".join(f"{c:>9}" for c in letters) + "".join(f"{t:>31}" for t in titles)]
         for measure, means in result["means"].items():
             line = f"{measure:<20}" + "".join(f"{mean:9.3f}" for mean in means)
             for differences, intervals in zip(result["differences"], result["intervals"]):
                 low, high = intervals[measure]
                 cell = f"{differences[measure]:+.3f} [{low:+.3f}, {high:+.3f}]"
-                line += f"{cell:>26} {'*' if low > 1e-9 or high < -1e-9 else ' '}"
+                line += f"{cell:>29} {'*' if low > 1e-9 or high < -1e-9 else ' '}"
             lines.append(line.rstrip())
         lines += ["", "* the 95% interval of the difference (paired bootstrap over the questions) leaves out 0"]
         for letter, test in zip(letters[1:], result["mcnemar"]):
             lines.append(f"majority, McNemar's exact test: only A right {test['only_first']}, only {letter} right "
-                         f"{test['only_this']}, p = {test['p']:.4f}")
+                         f"{test['only_this']}, p = {test['p']:.2g}")
         lines.append("")
     return "\n".join(lines).rstrip()
 
