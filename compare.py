@@ -149,7 +149,7 @@ def report(comparison):
         lines += ["", "* the 95% interval of the difference (paired bootstrap over the questions) leaves out 0"]
         for letter, test in zip(letters[1:], result["mcnemar"]):
             lines.append(f"majority, McNemar's exact test: only A right {test['only_first']}, only {letter} right "
-                         f"{test['only_this']}, p = {test['p']:.2g}")
+                         f"{test['only_this']}, p = {test['p']:.3g}")
         lines.append("")
     return "\n".join(lines).rstrip()
 

@@ -73,7 +73,7 @@ def test_two_checkpoints_by_hand(tmp_path):
     assert result["mcnemar"] == [{"only_first": 1, "only_this": 3, "p": 0.625}]
     assert result["differ"] == {"temperature": [1, 0]}
     text = compare.report({"exam": result})
-    assert "they differ in temperature: 1, 0" in text and "only A right 1, only B right 3, p = 0.6250" in text
+    assert "they differ in temperature: 1, 0" in text and "only A right 1, only B right 3, p = 0.625" in text
     widths = {len(line.rstrip(" *")) for line in text.splitlines() if line[:6] in ("length", "judge_")}
     assert len(widths) == 1
 
