@@ -372,6 +372,9 @@ def peak_of(words):
 
 
 def resident():
+    """Peak bytes so far, of the GPU's allocator or, without one, of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -54,7 +54,7 @@ def load_rows(directory, name):
     path = Path(directory) / "eval" / f"{name}.responses.jsonl"
     again = "evaluate it again with the command that made it"
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in path.read_bytes().splitlines()]
         table = json.loads((path.parent / f"{name}.json").read_text(encoding="utf-8"))
         if len(rows) != table["questions"] or any(row.get("settings") != table.get("settings") for row in rows):
             raise ValueError(f"{path}: unfinished, or not of the same evaluation as {name}.json; {again}")

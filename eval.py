@@ -70,7 +70,7 @@ def scored(response, question):
            "length": response["length"], "finished": response["finished"], **rewards.score(text, question)}
     if question.source == "clinic":
         row |= {f"audit_{name}": value for name, value in clinic.audit(text, question).items()}
-    return row
+    return row | {name: value for name, value in response.items() if name.startswith("judge_")}
 
 
 def question_row(question, responses):
@@ -80,7 +80,7 @@ def question_row(question, responses):
             "responses": responses}
 
 
-def aggregate(rows, objective):
+def aggregate(rows, weights):
     """The table of a data set from its question rows ({"question", "key", "answer", "responses"}).
 
     accuracy: the share of right responses, over all questions and samples; its interval counts each question once.
@@ -104,7 +104,6 @@ def aggregate(rows, objective):
         table["agreement"] = sum(agreement([r["answer"] for r in group]) for group in tried) / n
     table["answered"] = sum(sum(r["answer"] is not None for r in group) / len(group) for group in tried) / max(n, 1)
     if responses:
-        weights = rewards.WEIGHTS[objective]
         table["reward"] = sum(rewards.total({k: r[k] for k in weights}, weights) for r in responses) / len(responses)
         cited = sum(r["citations"] for r in responses)
         table["hallucination_share"] = sum(r["hallucination"] for r in responses) / max(cited, 1)
@@ -128,12 +127,12 @@ def breakdown(rows, questions):
 
 
 def evaluate(model, tokenizer, questions, objective, processes, max_new_tokens, temperature=1.0, votes=1, top_p=1.0,
-             top_k=0, seed=0, max_rows=0, path=None, settings=None):
+             top_k=0, seed=0, max_rows=0, path=None, settings=None, weights=None):
     """Answer every question `votes` times on an unsharded model and score the answers; processes share the questions.
 
     -> aggregate()'s table and `settings`, with "rows" (one a question, in order) and "example" (the first question
     answered, and its response) beside it. With a path the rows are written there and continued, where made with the
-    same settings (stream.py). ValueError if no prompt fits into the context beside max_new_tokens.
+    same settings (stream.py). weights: of the reward, in place of the objective's. ValueError if no prompt fits into the context beside max_new_tokens.
     """
     limit = model.config.max_position_embeddings - max_new_tokens
     prompts = encode_prompts(tokenizer, questions, objective, limit)
@@ -156,7 +155,8 @@ def evaluate(model, tokenizer, questions, objective, processes, max_new_tokens, 
     rows = streamed([q.id for q in questions], size, answer, processes, path, settings,
                     lambda i, row: question_row(questions[i], row["responses"]))
     example = next((q, row["responses"][0]["text"]) for q, row in zip(questions, rows) if row["responses"])
-    return {**aggregate(rows, objective), **settings, "settings": digest_of(settings), "rows": rows, "example": example}
+    table = aggregate(rows, weights or rewards.WEIGHTS[objective])
+    return {**table, **settings, "settings": digest_of(settings), "rows": rows, "example": example}
 
 
 def main():
@@ -232,7 +232,7 @@ def main():
     for name, questions in sets.items() if judge else ():
         rows[name], verdicts = count_measures(judge, counting, questions, rows[name], processes, max_rows,
                                               results / f"{name}.judged.jsonl")
-        tables[name] |= {**aggregate(rows[name], objective), **verdicts}
+        tables[name] |= {**aggregate(rows[name], rewards.WEIGHTS[objective]), **verdicts}
         if processes.main:
             rewrite(results / f"{name}.responses.jsonl", rows[name])
             write_json(results / f"{name}.json", tables[name])

@@ -91,6 +91,16 @@ def causal(q, k, v):
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
 
 
+def scores(q, k):
+    """q [.., n, Dh] @ k [.., Dh, m] in float32 whatever they are in: Qwen2's key biases make scores of hundreds, where
+    bfloat16 has steps of 2, and attention by them would be another model's."""
+    if q.dtype == torch.float32:
+        return q @ k
+    if q.is_cuda:  # without a float32 copy of the keys
+        return torch.bmm(q.flatten(0, 1), k.flatten(0, 1), out_dtype=torch.float32).unflatten(0, q.shape[:2])
+    return q.float() @ k.float()
+
+
 class Cache:
     """Keys and values of B prompts and of the N responses to them, which decode in step, one token a row.
 
@@ -131,7 +141,7 @@ class Cache:
         self.place = None if len(owner) == len(count) * self.group else place  # None: every place is taken
         slot = torch.arange(self.prompt[1].shape[3], device=owner.device)
         hidden = torch.where(slot < self.lengths[:, None], 0.0, -torch.inf)  # [B, P]
-        self.hidden = hidden[:, None, None].to(self.prompt[0].dtype)
+        self.hidden = hidden[:, None, None]  # [B, 1, 1, P], float32 as the scores are
 
     def keep(self, rows):
         """Retire every response but the given ones ([n] ascending indices); a layer at a time is all it copies."""
@@ -153,7 +163,7 @@ class Cache:
         b, g, r, end = len(self.lengths), self.group, heads // kv_heads, self.length + 1
         keys, values = (x[layer] for x in self.response)
         keys[..., end - 1], values[:, :, end - 1] = k.squeeze(2), v.squeeze(2)
-        q = q.reshape(n, kv_heads, r, d) * d ** -0.5
+        q = q.reshape(n, kv_heads, r, d)
 
         def by_prompt(x):  # [N, Hk, r, z] -> [B, Hk, g r, z]; places of retired rows stay 0
             if self.place is not None:
@@ -164,8 +174,8 @@ class Cache:
             rows = x.view(b, kv_heads, g, r, -1).transpose(1, 2).reshape(b * g, kv_heads, r, -1)
             return rows if self.place is None else rows[self.place]
 
-        to_prompt = by_row(by_prompt(q) @ self.prompt[0][layer] + self.hidden)
-        weight = torch.cat((to_prompt, q @ keys[..., :end]), -1).softmax(-1, dtype=torch.float32).to(q.dtype)
+        to_prompt = by_row(scores(by_prompt(q), self.prompt[0][layer]) + self.hidden)
+        weight = (torch.cat((to_prompt, scores(q, keys[..., :end])), -1) * d ** -0.5).softmax(-1).to(q.dtype)
         to_prompt, to_own = weight.split((to_prompt.shape[-1], end), -1)
         y = by_row(by_prompt(to_prompt) @ self.prompt[1][layer]) + to_own @ values[:, :, :end]
         return y.reshape(n, heads, 1, d)
@@ -349,7 +359,7 @@ class Decoder(nn.Module):
             if entropy:
                 with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
                     mean = -(logprobs.exp() * logprobs).sum(-1)
-            return logprobs.gather(-1, labels[:, None]).squeeze(-1), mean
+            return -F.nll_loss(logprobs, labels, reduction="none"), mean
 
         size = max(1, LOGITS_AT_ONCE // self.config.vocab_size)
         if len(packed.labels) <= size:

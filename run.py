@@ -29,9 +29,10 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 from checkpoint import load_model, save_model, write_json
 from model import PRESETS, Decoder, init_model
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 LOGS = ("metrics.jsonl", "samples.jsonl")
 KEPT_STATES = 2
+RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")  # above 0 where not the user started this process
 # What may change when a run goes on: it decides how the same numbers are computed, not which.
 FREE = {"fresh", "save_every", "micro_tokens", "micro_batch", "max_rows", "checkpoint_layers", "shard_within"}
 NONFINITE_LIMIT = 5  # steps in a row that had no update but skipped ones, after which a run stops
@@ -259,7 +260,10 @@ class RunDirectory:
             if not any(self.path.glob("run.json*")):  # also of a run killed while it wrote this one first file
                 raise ValueError(f"--out {self.path}: exists and is not an earlier run; give a new directory")
             self._lock()
-            latest = not config["fresh"] and self._latest()
+            restarted = any(os.environ.get(name, "0") != "0" for name in RESTARTS)
+            latest = (restarted or not config["fresh"]) and self._latest()
+            if restarted and not latest and (self.path / "config.json").exists():
+                raise ValueError(f"--out {self.path}: the run there is finished; a restart does not begin it anew")
             if not latest:
                 number = 1
                 while Path(f"{self.path}.{number}").exists():

@@ -157,7 +157,9 @@ def generate(model, prompts, seeds, max_new_tokens, eos_ids, temperature=1.0, to
     threads = min(before, len(prompts)) if step.sin.device.type == "cpu" else 1
     batch = -(-len(prompts) // threads)
     if max_rows:
-        batch = max(1, min(batch, max_rows // (max(map(len, seeds)) * threads)))
+        groups = max(1, max_rows // max(map(len, seeds)))  # at once
+        threads = min(threads, groups)
+        batch = min(batch, groups // threads)
 
     @torch.no_grad()
     def run(i):
@@ -166,9 +168,11 @@ def generate(model, prompts, seeds, max_new_tokens, eos_ids, temperature=1.0, to
         return _generate(step, prompts[i:i + batch], seeds[i:i + batch], max_new_tokens, eos_ids, temperature, top_p,
                          top_k)
 
-    with ThreadPoolExecutor(threads) as pool:  # CUDA's current device is a thread's own, so there it is not used
-        parts = list((pool.map if threads > 1 else map)(run, range(0, len(prompts), batch)))
-    torch.set_num_threads(before)
+    try:
+        with ThreadPoolExecutor(threads) as pool:  # CUDA's current device is a thread's own, so there it is not used
+            parts = list((pool.map if threads > 1 else map)(run, range(0, len(prompts), batch)))
+    finally:
+        torch.set_num_threads(before)
     return [rollouts for part in parts for rollouts in part]
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # CRPO on several machines under Slurm:  sbatch slurm.sh --preset paper --model cold/ --data medqa_train.jsonl
 #
-# --out (ckpt/ unless given) must be on a disk that all machines share. Submit the same line again, or twice at once (the
-# second waits for the first), and it goes on where the first was stopped. A machine that fails is requeued by Slurm.
+# --out (ckpt/ unless given) must be on a disk that all machines share. Submit the same line again
+# and it goes on where the time limit stopped it; a finished run would be moved aside. Slurm requeues a failed machine.
 #SBATCH --job-name=crpo
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

@@ -24,7 +24,7 @@ def streamed(ids, size, make, processes, path=None, settings=None, renew=None):
     """
     mark, rows, file = {"settings": digest_of(settings)}, [], None
     if path:
-        rows = processes.gather(_kept(path, mark, ids, size, renew) if processes.main else None)[0]
+        rows = processes.on_main(_kept, path, mark, ids, size, renew)
     mine = bool(rows)
     batches = [range(i, min(i + size, len(ids))) for i in range(len(rows), len(ids), size)]
     bar = tqdm(total=len(ids), initial=len(rows), desc=path and path.stem, dynamic_ncols=True,

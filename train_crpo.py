@@ -23,7 +23,7 @@ Legend: B prompts, G rollouts, N = B*G, T tokens, M objectives; n = response tok
 import math
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -323,7 +323,7 @@ def main(config):
     def held_out_result():
         run.copy_weights(policy, actor)
         return evaluate(actor, tokenizer, held_out, config.objective, processes, config.max_new_tokens,
-                        config.temperature, seed=config.seed, max_rows=config.max_rows)
+                        config.temperature, seed=config.seed, max_rows=config.max_rows, weights=weights)
 
     if held_out and not first:
         before = held_out_result()
@@ -358,12 +358,12 @@ def main(config):
         batch = [(p, r) for p, group in zip(inputs, rollouts) for r in group]
         ref_logprob = reference_logprobs(reference, batch, config, processes) if reference else None
         kl = rollout_kl(batch, ref_logprob, processes) if reference else None
-        newly = not refused
+        newly, rules = not refused, config
         refused = bool(config.target_kl) and kl > KL_LIMIT * config.target_kl
         if refused:  # the step only pulls back to the start model, with all weight
             if newly:
                 brake(optimizer, schedule)
-            beta = BETA_RANGE[1]
+            beta, rules = BETA_RANGE[1], replace(config, entropy_bonus=0.0)
             advantage = torch.zeros_like(advantage)
         clock.append(time.perf_counter())
 
@@ -374,7 +374,7 @@ def main(config):
                       and (refused or advantage[j].any())]
             rows = [n for j in groups for n in range(j * config.group, (j + 1) * config.group)]
             updates.append(update(policy, optimizer, [batch[n] for n in rows], flat[rows],
-                                  ref_logprob and [ref_logprob[n] for n in rows], beta, config, processes))
+                                  ref_logprob and [ref_logprob[n] for n in rows], beta, rules, processes))
             bad |= {rows[i] for i in updates[-1].get("nonfinite", [])}
             schedule.step()
         clock.append(time.perf_counter())

@@ -14,6 +14,7 @@ import pytest
 
 import clinic
 import eval as evaluation
+import rewards
 import run
 from data import Question
 from stream import streamed, table_of
@@ -61,7 +62,7 @@ def answered(*letters, key="A", options=3, **meta):
 def test_the_table_by_hand():
     """Four questions of four samples; the last did not fit. Right: 2, 1, 0 of 4."""
     rows = [row for _, row in (answered(*"AABB"), answered(*"AB--"), answered(*"BBC-"), answered())]
-    table = evaluation.aggregate(rows, "crpo")
+    table = evaluation.aggregate(rows, rewards.WEIGHTS["crpo"])
     assert (table["questions"], table["too_long"], table["right"]) == (4, 1, 0.75)
     assert table["accuracy"] == 0.75 / 4 and table["majority"] == 2 / 4  # AABB and AB--: the first drawn of a draw
     assert table["pass@1"] == table["accuracy"] and table["pass@4"] == 2 / 4
@@ -69,9 +70,9 @@ def test_the_table_by_hand():
     assert table["agreement"] == pytest.approx((2 / 6 + 0 + 1 / 6) / 4)
     assert table["answered"] == pytest.approx((4 + 2 + 3) / 16)
     assert table["length"] == 10 and table["faithfulness"] == 0
-    assert [k for k in evaluation.aggregate([answered(*"ABCABC")[1]], "crpo") if "pass" in k] == [
+    assert [k for k in evaluation.aggregate([answered(*"ABCABC")[1]], rewards.WEIGHTS["crpo"]) if "pass" in k] == [
         "pass@1", "pass@2", "pass@4", "pass@6"]
-    assert "pass@1" not in evaluation.aggregate([answered("A")[1]], "crpo")
+    assert "pass@1" not in evaluation.aggregate([answered("A")[1]], rewards.WEIGHTS["crpo"])
 
 
 def test_breakdowns_by_hand():

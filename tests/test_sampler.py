@@ -123,3 +123,20 @@ def test_truncation_keeps_the_tempered_logprob():
 def test_an_empty_prompt_is_refused(model):
     with pytest.raises(ValueError, match="empty prompt"):
         generate(model, [[]], [[0]], 4, EOS)
+
+
+def test_large_scores_keep_their_digits_in_bfloat16():
+    """Qwen2's biases make attention scores of hundreds, whose bfloat16 neighbours are 2 apart."""
+    model = init_model(replace(PRESETS["tiny"], vocab_size=64), seed=1)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            for projection, bias in ((layer.self_attn.q_proj, 20.0), (layer.self_attn.k_proj, 80.0)):
+                projection.weight *= 20
+                projection.bias.view(-1, 32)[:, 15] = bias  # the slowest pair of the rotation: scores of 280
+    model = model.to(DEVICE, torch.bfloat16)
+    prompt = list(range(3, 43))
+    [group] = generate(model, [prompt], [[0, 1, 2, 3]], 40, {64})
+    with torch.no_grad():
+        logprob, _ = model.token_logprobs(Packed([prompt] * 4, [r.ids for r in group], DEVICE))
+    gap = (logprob - torch.tensor([x for r in group for x in r.logprobs], device=DEVICE)).abs()
+    assert gap.mean() < 0.02

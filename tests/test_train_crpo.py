@@ -221,7 +221,7 @@ def test_the_update_does_not_depend_on_the_micro_batch(processes):
 
 def test_the_loss_is_a_mean_over_all_response_tokens(processes):
     """Zero weights: every logprob is log(1/50) = -3.912; with old = -3.912 and no KL the loss is the mean of -A."""
-    config = Config(beta=0.0)
+    config = Config(entropy_bonus=0.0)
     policy = small_policy()
     with torch.no_grad():
         for p in policy.parameters():
