@@ -132,7 +132,8 @@ def evaluate(model, tokenizer, questions, objective, processes, max_new_tokens, 
 
     -> aggregate()'s table and `settings`, with "rows" (one a question, in order) and "example" (the first question
     answered, and its response) beside it. With a path the rows are written there and continued, where made with the
-    same settings (stream.py). weights: of the reward, in place of the objective's. ValueError if no prompt fits into the context beside max_new_tokens.
+    same settings (stream.py). weights: of the reward, in place of the objective's. ValueError if no prompt fits into
+    the context beside max_new_tokens.
     """
     limit = model.config.max_position_embeddings - max_new_tokens
     prompts = encode_prompts(tokenizer, questions, objective, limit)

@@ -202,6 +202,14 @@ def micro_batches(batch, limit):
     return parts
 
 
+def passes(batch, config, processes):
+    """The micro-batches of `batch` as (indices, rows). Sharded models need equally many on every process: where there
+    are too few, ([], EMPTY) follow."""
+    parts = micro_batches(batch, config.micro_tokens)
+    parts += [[]] * (max(processes.gather(len(parts))) - len(parts))
+    return [(part, [batch[n] for n in part] or EMPTY) for part in parts]
+
+
 def logprobs_of(model, batch, config, device, **entropy):
     """(logprob, entropy), [n] each, of the response tokens of a list of (prompt ids, rollout)."""
     packed = Packed([p for p, _ in batch], [r.ids for _, r in batch], device)
@@ -221,13 +229,10 @@ def update(model, optimizer, batch, advantage, ref_logprob, beta, config, proces
     if not tokens:
         return {}
     sums, bad = torch.zeros(4, dtype=torch.float64, device=processes.device), []
-    parts = micro_batches(batch, config.micro_tokens)
-    passes = max(processes.gather(len(parts)))  # sharded models need equal numbers
-    for part in parts + [[]] * (passes - len(parts)):
+    for part, rows in passes(batch, config, processes):
         if not part:
-            logprobs_of(model, EMPTY, config, processes.device)[0].sum().mul(0).backward()
+            logprobs_of(model, rows, config, processes.device)[0].sum().mul(0).backward()
             continue
-        rows = [batch[n] for n in part]
         lengths = torch.tensor([len(r.ids) for _, r in rows], device=processes.device)
         old = torch.tensor([x for _, r in rows for x in r.logprobs], device=processes.device)  # [n]
         a = advantage[part].float().repeat_interleave(lengths)  # [n]
@@ -256,21 +261,21 @@ def group_metrics(reward, scale, parts, names, rollouts, answered, total, config
     For each objective its mean, its spread (mean over groups of the standard deviation within), the share of groups
     in which it is a tie, and its share of the advantage's variance: who is steering. skipped: groups without advantage.
     """
-    advantage = parts.sum(-1, keepdim=True)  # [b, G, 1]
+    advantage, tied = parts.sum(-1), ties(reward, scale, config.noise)  # [b, G], [b, 1, M]
     flat = [r for group in rollouts for r in group]
-    columns = [*reward.sum((0, 1)), *reward.std(1).sum(0), *ties(reward, scale, config.noise).sum((0, 1))]
-    columns += [*(parts * advantage).sum((0, 1)), total.sum(), (advantage == 0).all(1).sum(), (advantage ** 2).sum()]
-    columns += [sum(len(r.ids) for r in flat), sum(not r.finished for r in flat), answered, len(flat), len(rollouts)]
-    *values, reward_sum, skipped, power, tokens, cut, answered, n, groups = processes.sum([float(c) for c in columns])
-    out = {"reward": reward_sum / n, "answered": answered / n, "length": tokens / n, "cut": cut / n,
-           "tokens": tokens, "skipped": skipped / groups}
-    m = len(names)
+    by_rollout = {"reward": total.sum(), "answered": answered, "length": sum(len(r.ids) for r in flat),
+                  "cut": sum(not r.finished for r in flat)}
+    by_group, by_variance = {"skipped": (advantage == 0).all(1).sum()}, {}
     for i, name in enumerate(names):
-        out[name] = values[i] / n
-        out[f"{name}_spread"] = values[m + i] / groups
-        out[f"{name}_tie"] = values[2 * m + i] / groups
-        out[f"{name}_steers"] = values[3 * m + i] / (power or 1)
-    return out
+        by_rollout[name] = reward[..., i].sum()
+        by_group |= {f"{name}_spread": reward[..., i].std(1).sum(), f"{name}_tie": tied[..., i].sum()}
+        by_variance[f"{name}_steers"] = (parts[..., i] * advantage).sum()
+    sums = {**by_rollout, **by_group, **by_variance}
+    counts = len(flat), len(rollouts), (advantage ** 2).sum()
+    *values, n, groups, power = processes.sum([float(x) for x in (*sums.values(), *counts)])
+    count = dict.fromkeys(by_rollout, n) | dict.fromkeys(by_group, groups) | dict.fromkeys(by_variance, power or 1)
+    means = {name: value / count[name] for name, value in zip(sums, values)}
+    return {**means, "tokens": means["length"] * n}
 
 
 def main(config):
@@ -437,9 +442,7 @@ def load_data(config):
 def reference_logprobs(reference, batch, config, processes):
     """Log-probabilities of each rollout under the reference: N tensors [len(rollout)]."""
     out = [None] * len(batch)
-    parts = micro_batches(batch, config.micro_tokens)
-    for part in parts + [[]] * (max(processes.gather(len(parts))) - len(parts)):
-        rows = [batch[n] for n in part] or EMPTY
+    for part, rows in passes(batch, config, processes):
         logprob, _ = logprobs_of(reference, rows, config, processes.device, entropy=False)
         for n, values in zip(part, logprob.split([len(r.ids) for _, r in rows])):
             out[n] = values
