@@ -68,7 +68,7 @@ def hostile_run(path):
     samples = [rollout(1, 0, EVIL), rollout(1, 1, "x" * 100_000 + " \\boxed{" * 2000),
                rollout(1, 2, "\ud800 \u2028 \0"), rollout(1, 3, "", reward=float("nan"), advantage=None),
                rollout(1, 4, 7, options=[EVIL], weights=3, parts="x"),
-               rollout(2, 0, cited=[EVIL, 3, ""], rejected={"(": "B", EVIL: [EVIL], "B": []}, unsupported=[EVIL],
+               rollout(2, 0, cited=[EVIL, ""], rejected={"(": "B", EVIL: [EVIL], "B": []}, unsupported=[EVIL],
                        chosen=EVIL, stem=EVIL, options={EVIL: EVIL}, question=EVIL, tokens=EVIL)]
     metrics = [metric(1, loss=float("nan"), **{EVIL: 1.0, EVIL + "_steers": float("inf")}),
                metric(2, reward="high", kl=None)]
@@ -82,14 +82,14 @@ def test_no_text_of_a_run_becomes_markup(tmp_path):
     text = next(tmp_path.glob("*/report.html")).read_text(encoding="utf-8")
     assert len(re.findall("<script", text)) == 2 and len(re.findall("</script", text)) == 2
     assert "<img" not in text and "http" not in text.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "")
-    responses = [r["response"] for r in data_of(next(tmp_path.iterdir()))["runs"][0]["steps"][0][0]["rollouts"]]
-    assert responses[0] == EVIL and responses[2] == "\ud800 \u2028 \0" and len(responses[1]) > 100_000
+    responses = [r["response"] for r in data_of(next(tmp_path.iterdir()))["runs"][0]["groups"][0]["rollouts"]]
+    assert responses[0] == EVIL and responses[2] == "\ud800 \u2028 \0"
 
 
 def test_numbers_that_are_none_are_gaps_and_said(tmp_path):
     run = write_run(tmp_path, [metric(1, loss=float("nan")), metric(2, loss=0.5), metric(3, loss=float("-inf"))])
     printed = make(run)
-    assert data_of(run)["runs"][0]["metrics"]["loss"] == [None, 0.5, None]
+    assert data_of(run)["runs"][0]["metrics"]["loss"] == ["NaN", 0.5, "-Infinity"]  # the page draws numbers only
     assert "loss is no finite number at 2 of 3 steps, first at 1" in printed
 
 
@@ -104,6 +104,10 @@ def test_a_run_that_is_still_going(tmp_path):
     printed = make(run)
     assert "metrics.jsonl: 2 unreadable lines are left out, the first is line 2" in printed
     assert "no samples.jsonl" in printed
+    (run / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (
+        rollout(1, 0, options=["measles"]), rollout(1, 1, response=7), rollout(1, 2))))
+    printed = make(run)
+    assert "samples.jsonl: 2 unreadable lines are left out, the first is line 1" in printed
     assert set(data_of(run)["runs"][0]["notes"]) <= set(re.findall(r": (.*)", printed))
 
 
@@ -121,12 +125,13 @@ def test_a_page_over_the_limit_keeps_an_even_spread_and_says_so(tmp_path):
     printed = make(run)
     assert (run / "report.html").stat().st_size < 5_000_000
     [shown] = data_of(run)["runs"]
-    steps = [step[0]["step"] for step in shown["steps"]]
+    steps = [group["step"] for group in shown["groups"]]
     gaps = [b - a for a, b in zip(steps, steps[1:])]
     assert steps[0] == 1 and steps[-1] == 100 and len(steps) >= 24 and max(gaps) - min(gaps) <= 1
-    assert f"rollouts of {100 - len(steps)} of 100 steps are left out" in printed
-    assert "400 texts are over" in printed
-    assert "characters are not shown" in shown["steps"][0][0]["rollouts"][0]["response"]
+    assert f"rollouts of {100 - len(steps)} of 100 groups are left out" in printed
+    response = shown["groups"][0]["rollouts"][0]["response"]
+    assert "400 responses are over 10,000 characters" in printed and "14,002 characters are not shown" in response
+    assert len(response) - len("\n[... 14,002 characters are not shown ...]\n") == 10_000
     assert len(shown["metrics"]["reward"]) == 2000 and "2,000 of 3,000 steps" in printed
 
 
@@ -138,15 +143,16 @@ def test_the_rows_of_training_hold_what_the_page_reads():
     scores = [rewards.score(text, question) for text in texts]
     parts = torch.zeros(1, 2, len(scores[0]), dtype=torch.float64)
     parts[0, 0, 0], parts[0, 1, 0] = 0.7, -0.7
-    rows = train_crpo.sample_rows(4, set(), [question], [texts], [[Rollout([1, 2], [0.0, 0.0], True)] * 2], [scores],
+    rows = train_crpo.sample_rows(4, [], [question], [texts], [[Rollout([1, 2], [0.0, 0.0], True)] * 2], [scores],
                                   torch.tensor([[10.5, 0]]), parts.sum(-1), parts, {"accuracy": 10.0},
                                   SimpleNamespace(main=True))
-    [[group]] = report.steps_of(report.parse(json.dumps(rows)))
+    [group] = report.groups_of([report.parse(json.dumps(row).encode(), report.GROUP | report.ROLLOUT)
+                                for row in rows], [])
     first, second = group["rollouts"]
     assert first["cited"] == ["a stiff neck"] and first["unsupported"] == ["low mood"] and first["chosen"] == "C"
     assert first["rejected"] == {"A": ["rash"]} and first["parts"]["accuracy"] == 0.7 == first["advantage"]
-    assert second["chosen"] is None and second["marked"] and group["weights"] == {"accuracy": 10}
-    assert list(first["scores"]) == list(rewards.OBJECTIVES)
+    assert second["chosen"] is None and group["weights"] == {"accuracy": 10}
+    assert list(first["parts"]) == list(rewards.OBJECTIVES) and first["accuracy"] == 1 and second["accuracy"] == 0
 
 
 def test_even_keeps_first_and_last():
@@ -189,7 +195,7 @@ def test_the_reader_marks_what_the_verifiers_found(tmp_path):
         const all = (query, root = document) => [...root.querySelectorAll(query)].map(node => node.textContent);
         const card = document.querySelector(".card.on");
         return { parts: all("summary", card), cited: all(".cited", card), inCase: all(".case .cited"),
-          box: all(".box", card), wrong: all(".unsupported", card), rejected: all(".rejected", card),
+          box: all(".box", card), wrong: all(".unsupported", card), rejected: all("s", card),
           link: card.querySelector(".cited").hash, target: document.querySelector(".case .cited").id,
           key: all(".case .right"), other: all("summary", document.querySelector(".card")) };
         """, tmp_path)
@@ -208,30 +214,30 @@ def test_arrows_go_through_rollouts_and_questions_of_two_runs(tmp_path):
     make(a, b)
     said = in_browser(a / "report.html", """
         document.getElementById("reader").scrollIntoView();
-        const place = () => [document.querySelector(".card.on h3").textContent.slice(0, 9), current().group.question];
+        const place = () => [document.querySelector(".card.on h3").textContent.slice(0, 9), current().question];
         const press = key => {
           document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key: "Arrow" + key, bubbles: true }));
           return place();
         };
         const order = [...document.querySelectorAll(".card h3")].map(node => node.textContent.slice(0, 9));
         const walk = [place(), ...["Right", "Right", "Right", "Left", "Down", "Down", "Up"].map(press)];
-        return { order, walk, whiskers: document.querySelectorAll("#evaluation figure text[style]").length,
-          lines: document.querySelectorAll("#curves figure:first-child path").length };
+        return { order, walk, whiskers: document.querySelectorAll("#evaluation svg").length,
+          lines: document.querySelectorAll("#curves figure:first-child .chart path").length };
         """, tmp_path)
     assert said["order"] == ["rollout 2", "rollout 1", "rollout 0"]  # by reward
     assert said["walk"] == [["rollout 2", "q1"], ["rollout 1", "q1"], ["rollout 0", "q1"], ["rollout 0", "q1"],
                             ["rollout 1", "q1"], ["rollout 2", "q2"], ["rollout 2", "q2"], ["rollout 2", "q1"]]
-    assert said["whiskers"] == 2 and said["lines"] == 4
+    assert said["whiskers"] == 3 and said["lines"] == 4
 
 
 def test_a_hostile_run_stays_text_in_the_browser(tmp_path):
     run = hostile_run(tmp_path / "run")
     make(run, write_run(tmp_path / "bare", config={"steps": 3}))
     said = in_browser(run / "report.html", """
-        show({ step: 1 });
+        show({ group: 1 });
         const second = document.body.textContent.includes("onerror");
-        show({ step: 0 });
-        show({ order: 2 });
+        show({ run: 1 });
+        show({ run: 0 });
         return [document.title, document.images.length, document.querySelectorAll("main script").length, second,
           document.querySelectorAll(".card").length, document.body.textContent.includes("taken")];
         """, tmp_path)
