@@ -111,11 +111,11 @@ class Counted(sampler.Step):
     """A decode step that counts its rows and, with `hazard`, ends rollouts with token 0 at random so that their lengths
     follow a given distribution: hazard[t] is the chance that a rollout still running ends at its token t."""
 
-    hazard, prompt_tokens, rows = None, 0, []  # rows: of each step; a list, as several threads add to it
+    hazard, prompt_tokens, rows = None, 0, 0
 
     def __call__(self, token, positions, cache):
         logits = super().__call__(token, positions, cache)
-        Counted.rows.append(len(token))
+        Counted.rows += len(token)
         if self.hazard is not None:
             h = self.hazard[positions - self.prompt_tokens + 1]
             logits[:, 0] = logits[:, 1:].logsumexp(-1) + torch.log(h / (1 - h))
@@ -188,11 +188,11 @@ def bench_sampler(args, device):
         eos = {0} if name == "spread" else {config.vocab_size}
 
         def ours(new_tokens=limit):
-            Counted.rows = []
+            Counted.rows = 0
             ours.rollouts = [r for g in generate(model, prompts, seeds, new_tokens, eos) for r in g]
 
         ours()
-        lengths, rows = [len(r.ids) for r in ours.rollouts], sum(Counted.rows)
+        lengths, rows = [len(r.ids) for r in ours.rollouts], Counted.rows
         jobs = {"ours": ours, "prefill": lambda: ours(1)}
         if peer:
             jobs["hf"] = hf_job(peer, prompts, args.group, lengths if name == "spread" else None, limit, device)

@@ -12,7 +12,6 @@ batch shape (in float32 no token changes but by a chance of about 1e-7; in bfloa
 Legend: B prompts, G rollouts, N rows = rollouts still running, T tokens, P longest prompt, S cache slots, V vocabulary.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,28 +151,12 @@ def generate(model, prompts, seeds, max_new_tokens, eos_ids, temperature=1.0, to
     if not prompts:
         return []
     step = Step(model, max(map(len, prompts)) + max_new_tokens)
-    # A decode step's products are too small to be shared by a CPU's threads, so each thread takes prompts of its own.
-    before = torch.get_num_threads()
-    threads = min(before, len(prompts)) if step.sin.device.type == "cpu" else 1
-    batch = -(-len(prompts) // threads)
-    if max_rows:
-        groups = max(1, max_rows // max(map(len, seeds)))  # at once
-        threads = min(threads, groups)
-        batch = min(batch, groups // threads)
-
-    @torch.no_grad()
-    def run(i):
-        if threads > 1:
-            torch.set_num_threads(1)  # of this thread, and of any started before it is set back
-        return _generate(step, prompts[i:i + batch], seeds[i:i + batch], max_new_tokens, eos_ids, temperature, top_p,
+    batch = max(1, max_rows // max(map(len, seeds))) if max_rows else len(prompts)
+    out = []
+    for i in range(0, len(prompts), batch):
+        out += _generate(step, prompts[i:i + batch], seeds[i:i + batch], max_new_tokens, eos_ids, temperature, top_p,
                          top_k)
-
-    try:
-        with ThreadPoolExecutor(threads) as pool:  # CUDA's current device is a thread's own, so there it is not used
-            parts = list((pool.map if threads > 1 else map)(run, range(0, len(prompts), batch)))
-    finally:
-        torch.set_num_threads(before)
-    return [rollouts for part in parts for rollouts in part]
+    return out
 
 
 def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p, top_k):
