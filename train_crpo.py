@@ -12,7 +12,8 @@ Where this deviates from the letter of the paper, and why: Eq 1 has no gradient 
 so the surrogate is the clipped ratio of new to old probabilities; Eq 2 on whole sequences overflows, so it is per
 token; the mean runs over all response tokens of an update, one denominator whatever the micro-batches and processes.
 Groups whose rollouts all earned the same teach nothing and are left out of the update, KL included.
-`old` is what the sampler stored while it drew the tokens, the true behaviour policy.
+`old` is what the sampler stored while it drew the tokens, the true behaviour policy. Our default also takes a small
+penalty on the entropy: at temperature 1 most errors are the sampling's own noise.
 
     torchrun --nproc_per_node=1 train_crpo.py
     torchrun --nproc_per_node=8 train_crpo.py --preset paper --model Qwen2.5-3B-Instruct/ --data medqa_train.jsonl
