@@ -10,12 +10,11 @@ are medians. Peers are imported only here and only when asked for. The plan need
 """
 
 import argparse
-import gc
+import itertools
 import json
 import math
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 import clinic
 import rewards
@@ -33,7 +33,7 @@ import sampler
 import train_crpo
 from checkpoint import save_model
 from data import load_tokenizer
-from model import LOGITS_AT_ONCE, PRESETS, Packed, init_model
+from model import LOGITS_AT_ONCE, PRESETS, ModelConfig, Packed, init_model
 from sampler import generate
 
 LIBRARIES = {"hf": "transformers", "trl": "trl"}
@@ -331,8 +331,8 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
 
     Sharded, in float32: parameters, gradients, AdamW's two moments, the reference. Whole, in the compute dtype: the
     sampler's copy. Then the larger of the two phases, which do not overlap. Sampling: the cache of rows in flight.
-    Training: activations kept for the backward pass, the layer that is gathered, the embedding that is gathered
-    whole with its gradient, and one chunk of logits (logits, exponentials and their gradient).
+    Training: activations kept for the backward pass; the layer that is gathered, and the embedding with its gradient
+    (one process copies them all the same); one chunk of logits (probabilities, their logarithms, a product of both).
     """
     c, size = config, 2 if half else 4
     weights = body_size(c) + c.vocab_size * c.hidden_size * (1 if c.tie_word_embeddings else 2)
@@ -343,13 +343,14 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
     layer = size * (6 * c.hidden_size + 5 * heads + 6 * kv + 4 * c.intermediate_size) + 16 * c.hidden_size
     kept = c.num_hidden_layers * c.hidden_size * size + layer if checkpoint_layers else c.num_hidden_layers * layer
     largest = body_size(c) // c.num_hidden_layers
-    logits = min(LOGITS_AT_ONCE, micro_tokens * c.vocab_size)
+    predicted = micro_tokens * group * new_tokens / (prompt_tokens + group * new_tokens)
+    logits = min(LOGITS_AT_ONCE, predicted * c.vocab_size)
     held = {"parameters": 4 * weights / gpus, "gradients": 4 * weights / gpus, "optimizer": 8 * weights / gpus,
             "reference": 4 * weights / gpus, "sampler copy": size * weights}
     sampling = {"cache": slot * rows * (new_tokens + prompt_tokens / group), "sampler logits": 12 * rows * c.vocab_size}
     gathered = size * (2 * largest + c.vocab_size * c.hidden_size) + 4 * c.vocab_size * c.hidden_size
-    training = {"activations": kept * micro_tokens, "gathered": gathered if gpus > 1 else 0,
-                "logits chunk": 16 * logits}
+    training = {"activations": kept * micro_tokens, "gathered": gathered,
+                "logits chunk": 12 * logits}
     return held, sampling, training
 
 
@@ -364,56 +365,51 @@ def bench_plan(args, _):
             "share of the GPU": peak / (args.gpu_memory * 1e9)}
 
 
-def peak_of(words):
-    """Peak bytes of this program's `one` in a process of its own, above those before its first tensor."""
-    done = subprocess.run([sys.executable, __file__, "one", *map(str, words)], stdout=subprocess.PIPE, text=True,
-                          check=True)
-    return json.loads(done.stdout)
+def peak_bytes(job, device):
+    """The most bytes that tensors made by job() held at once: of CUDA's allocator, or of the CPU's as torch's profiler
+    saw it (the process's resident memory would count libraries, and pages that malloc keeps, as well)."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        job()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        job()
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
 
 
-def resident():
-    """Peak bytes so far, of the GPU's allocator or, without one, of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def bench_one(args, device):
-    """One step (or, with --tokens, one chunked backward pass of log-probabilities) and its peak; for bench_memory."""
-    before = resident()
-    if args.tokens:
-        config = PRESETS[args.preset]
-        config.hidden_size = config.num_hidden_layers = 1
-        model = init_model(config)
-        before = resident()
-        packed = Packed([[1]] * 1, [[i % 7 for i in range(args.tokens)]], device)
-        packed.attend = lambda layer, q, k, v: q  # the projection is what is looked at
-        model.token_logprobs(packed)[0].sum().backward()
-        return {"bytes": resident() - before}
-    processes = run.start()
-    before = resident()
-    step = step_parts(args, processes)
-    seconds = min(sum(step().values()) for _ in range(3))
-    return {"bytes": resident() - before, "seconds": seconds}
+def logprobs_peak(vocab_size, tokens, device):
+    """Peak of the log-probabilities of one response and their backward pass, of a model that is little but its head."""
+    model = init_model(ModelConfig("qwen2", vocab_size, 8, 8, 1, 1, 1, 8)).to(device)
+    packed = Packed([[1]], [[i % 7 for i in range(tokens)]], device)
+    packed.attend = lambda layer, q, k, v: q  # its mask grows with the square of the tokens
+    return peak_bytes(lambda: model.token_logprobs(packed)[0].sum().backward(), device)
 
 
 def bench_memory(args, device):
-    config = PRESETS[args.preset]
-    words = ["--preset", args.preset, "--prompts", args.prompts, "--group", args.group, "--prompt-tokens",
-             args.prompt_tokens, "--new-tokens", args.new_tokens]
-    measured = peak_of(words)["bytes"]
-    micro = train_crpo.Config().micro_tokens
-    rows, tokens = args.prompts * args.group, args.prompts * (args.prompt_tokens + args.group * args.new_tokens)
-    held, sampling, training = plan(config, 1, args.prompt_tokens, args.new_tokens, rows, min(tokens, micro), False,
-                                    args.group, half=device.type == "cuda")
+    processes = run.start()
+
+    def steps(prompts, rounds):
+        step = step_parts(argparse.Namespace(**{**vars(args), "prompts": prompts}), processes)
+        return [sum(step().values()) for _ in range(rounds)]
+
+    config, group_tokens = PRESETS[args.preset], args.prompt_tokens + args.group * args.new_tokens
+    micro = min(args.prompts * group_tokens, train_crpo.Config().micro_tokens)
+    held, sampling, training = plan(config, 1, args.prompt_tokens, args.new_tokens, args.prompts * args.group, micro,
+                                    False, args.group, half=device.type == "cuda")
     planned = sum(held.values()) + max(sum(sampling.values()), sum(training.values()))
-    large = "Qwen2.5-0.5B"
-    chunk = LOGITS_AT_ONCE // PRESETS[large].vocab_size
-    return {"measured (GiB)": measured / 2**30, "planned (GiB)": planned / 2**30, "ratio": measured / planned,
-            f"peak of log-probabilities by tokens, V = {PRESETS[large].vocab_size}, {chunk} tokens a chunk (MiB)":
-            {n: peak_of(["--preset", large, "--tokens", n])["bytes"] / 2**20 for n in (512, 1024, 2048, 4096)},
-            "microseconds a token of a step, by prompts": {n: 1e6 * peak_of([*words, "--prompts", n])["seconds"] /
-            (n * (args.prompt_tokens + args.group * args.new_tokens)) for n in (4, 8, 16, 32)}}
+    out = {"microseconds a token of a step, by prompts": {
+        n: 1e6 * statistics.median(steps(n, args.rounds + 1)[1:]) / (n * group_tokens) for n in args.by_prompts}}
+    measured = peak_bytes(lambda: steps(args.prompts, 2), device)  # AdamW's moments are there from the second on
+    chunk = LOGITS_AT_ONCE // 151936
+    out |= {"measured (GiB)": measured / 2**30, "planned (GiB)": planned / 2**30, "ratio": measured / planned,
+            f"peak of log-probabilities by tokens, V = 151936, {chunk} tokens a chunk (MiB)": {
+                n: logprobs_peak(151936, n, device) / 2**20 for n in (512, 1024, 2048, 4096)},
+            "peak of log-probabilities of 4096 tokens by V (MiB)": {
+                v: logprobs_peak(v, 4096, device) / 2**20 for v in (18992, 37984, 75968, 151936)}}
+    run.stop()
+    return out
 
 
 def shown(value, indent=0):
@@ -428,8 +424,8 @@ def shown(value, indent=0):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    jobs = {"sampler": bench_sampler, "step": bench_step, "memory": bench_memory, "plan": bench_plan, "one": bench_one}
-    parser.add_argument("what", choices=list(jobs), help="one: a single step and its peak, which memory runs")
+    jobs = {"sampler": bench_sampler, "step": bench_step, "memory": bench_memory, "plan": bench_plan}
+    parser.add_argument("what", choices=list(jobs))
     parser.add_argument("--preset", choices=list(PRESETS), default="tiny", help="shape; weights are random")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--peer", choices=list(LIBRARIES), help="beside whom: hf for sampler, trl for step")
@@ -444,7 +440,7 @@ def main():
     parser.add_argument("--context", type=int, default=5120, help="plan: prompt and response tokens")
     parser.add_argument("--rows", type=int, default=80, help="plan: rollouts in flight (--max-rows)")
     parser.add_argument("--micro-tokens", type=int, default=8192, help="plan: tokens at once in training")
-    parser.add_argument("--tokens", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--by-prompts", type=int, nargs="*", default=[4, 8, 16, 32], help="memory: also time these")
     args = parser.parse_args()
     if args.peer and args.peer != {"sampler": "hf", "step": "trl"}.get(args.what):
         raise ValueError(f"--peer {args.peer} does not go with {args.what}")
@@ -455,8 +451,6 @@ def main():
         result = jobs[args.what](args, device)
     except ModuleNotFoundError as error:
         raise ValueError(f"--peer {args.peer} needs {error.name}: pip install {LIBRARIES.get(args.peer)}") from None
-    if args.what == "one":
-        return print(json.dumps(result))
     result = {**result, "settings": {k: v for k, v in vars(args).items() if k != "json"}, "machine": machine(device)}
     shown({k: v for k, v in result.items() if "ratio" in k} | result)
     if args.json:

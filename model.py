@@ -91,65 +91,57 @@ def causal(q, k, v):
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
 
 
-def scores(q, k):
-    """q [.., n, Dh] @ k [.., Dh, m] in float32 whatever they are in: Qwen2's key biases make scores of hundreds, where
-    bfloat16 has steps of 2, and attention by them would be another model's."""
-    if q.dtype == torch.float32:
-        return q @ k
-    if q.is_cuda:  # without a float32 copy of the keys
-        return torch.bmm(q.flatten(0, 1), k.flatten(0, 1), out_dtype=torch.float32).unflatten(0, q.shape[:2])
-    return q.float() @ k.float()
+def scores(q, k, bias, scale):
+    """bias + scale * q [b, n, Dh] @ k [b, Dh, m], in float32 whatever they are in: Qwen2's key biases make scores of
+    hundreds, where bfloat16 has steps of 2, and attention by them would be another model's."""
+    if q.is_cuda and q.dtype != torch.float32:  # without a float32 copy of the keys
+        return torch.baddbmm(bias, q, k, alpha=scale, out_dtype=torch.float32)
+    return torch.baddbmm(bias, q.float(), k.float(), alpha=scale)
 
 
 class Cache:
     """Keys and values of B prompts and of the N responses to them, which decode in step, one token a row.
 
-    A prompt's stand once for its whole group: prompt keys and values are [L, B, Hk, P, Dh], right-padded with
-    `lengths` [B] in use, those of the responses [L, N, Hk, S, Dh] with `length` of S slots written.
+    A prompt's stand once for its whole group: `prompt`, of each layer keys and values [2, Hk, B, P, Dh], right-padded
+    with `lengths` [B] in use; `response`, [2, Hk, N, S, Dh] with `length` of S slots written. Heads come first, so that
+    the same queries are a batch of rows and a batch of groups without a copy.
     Use: prefill, fork, then decode and keep.
     """
 
-    def __init__(self, config, lengths, longest, device, dtype):
-        self.config, self.lengths, self.length = config, lengths, 0
-        self.prompt = self._empty(len(lengths), longest, device, dtype)
-
-    def _empty(self, rows, slots, device, dtype):
-        shape = (self.config.num_hidden_layers, rows, self.config.num_key_value_heads, slots, self.config.head_dim)
-        return [torch.zeros(shape, device=device, dtype=dtype) for _ in range(2)]
+    def __init__(self, lengths):
+        self.lengths, self.length, self.prompt = lengths, 0, []
 
     def prefill(self, layer, q, k, v):
-        """Attention of the prompts; their keys and values [B, Hk, P, Dh] are stored."""
-        self.prompt[0][layer], self.prompt[1][layer] = k, v
+        """Attention of the prompts, layer after layer; their keys and values [B, Hk, P, Dh] are stored."""
+        self.prompt.append(torch.stack((k.transpose(0, 1), v.transpose(0, 1))))
         return causal(q, k, v)
 
     def fork(self, owner, slots):
         """Make room for `slots` tokens of each response. owner: [N] ascending, whose prompt it answers."""
-        self.response = self._empty(len(owner), slots, owner.device, self.prompt[0].dtype)
-        for kept in (self.prompt, self.response):  # keys lie [.., Dh, slots] from here on, as the products read them
-            kept[0] = kept[0].transpose(-1, -2).contiguous()
+        self.response = [x.new_empty(*x.shape[:2], len(owner), slots, x.shape[-1]) for x in self.prompt]
         self._group(owner)
 
     def _group(self, owner):
         count = torch.bincount(owner, minlength=len(self.lengths))
         alive = count > 0
         if not alive.all():
-            self.prompt, self.lengths = [x[:, alive] for x in self.prompt], self.lengths[alive]
-            owner, count = (alive.cumsum(0) - 1)[owner], count[alive]
+            self.prompt = [x[:, :, alive] for x in self.prompt]
+            self.lengths, count, owner = self.lengths[alive], count[alive], (alive.cumsum(0) - 1)[owner]
         self.owner, self.group = owner, int(count.max())
         first = count.cumsum(0) - count
         place = owner * self.group + torch.arange(len(owner), device=owner.device) - first[owner]
         self.place = None if len(owner) == len(count) * self.group else place  # None: every place is taken
-        slot = torch.arange(self.prompt[1].shape[3], device=owner.device)
-        hidden = torch.where(slot < self.lengths[:, None], 0.0, -torch.inf)  # [B, P]
-        self.hidden = hidden[:, None, None]  # [B, 1, 1, P], float32 as the scores are
+        _, kv_heads, _, longest, _ = self.prompt[0].shape
+        slot = torch.arange(longest, device=owner.device)
+        hidden = torch.where(slot < self.lengths[:, None], 0.0, -torch.inf)  # [B, P], float32 as the scores are
+        self.hidden = hidden[:, None].repeat(kv_heads, 1, 1)  # [Hk B, 1, P]
 
     def keep(self, rows):
-        """Retire every response but the given ones ([n] ascending indices); a layer at a time is all it copies."""
-        for i, tensor in enumerate(self.response):
-            for layer in tensor:
-                used = layer[..., :self.length] if i == 0 else layer[:, :, :self.length]
-                used[:len(rows)] = used[rows]
-            self.response[i] = tensor[:, :len(rows)]
+        """Retire every response but the given ones ([n] ascending indices)."""
+        for layer, x in enumerate(self.response):  # so that no more than one layer stands twice
+            kept = x.new_empty(*x.shape[:2], len(rows), *x.shape[3:])
+            kept[..., :self.length, :] = x[..., :self.length, :][:, :, rows]
+            self.response[layer] = kept
         self._group(self.owner[rows])
 
     def decode(self, layer, q, k, v):
@@ -160,25 +152,30 @@ class Cache:
         advances `length` once all layers are written.
         """
         (n, heads, _, d), kv_heads = q.shape, k.shape[1]
-        b, g, r, end = len(self.lengths), self.group, heads // kv_heads, self.length + 1
-        keys, values = (x[layer] for x in self.response)
-        keys[..., end - 1], values[:, :, end - 1] = k.squeeze(2), v.squeeze(2)
-        q = q.reshape(n, kv_heads, r, d)
+        end, r, longest = self.length + 1, heads // kv_heads, self.hidden.shape[-1]
+        keys, values = self.response[layer][..., :end, :].flatten(1, 2)  # [Hk N, end, Dh]
+        prompt_keys, prompt_values = self.prompt[layer].flatten(1, 2)  # [Hk B, P, Dh]
+        keys[:, -1].view(kv_heads, n, d).copy_(k.squeeze(2).transpose(0, 1))
+        values[:, -1].view(kv_heads, n, d).copy_(v.squeeze(2).transpose(0, 1))
+        q = q.view(n, kv_heads, r, d).transpose(0, 1).reshape(kv_heads * n, r, d)
 
-        def by_prompt(x):  # [N, Hk, r, z] -> [B, Hk, g r, z]; places of retired rows stay 0
+        def by_group(x):  # [Hk N, r, z] -> [Hk B, g r, z]; places of retired rows stay 0
+            x = x.unflatten(0, (kv_heads, n))
             if self.place is not None:
-                x = x.new_zeros(b * g, *x.shape[1:]).index_copy_(0, self.place, x)
-            return x.view(b, g, kv_heads, r, -1).transpose(1, 2).reshape(b, kv_heads, g * r, -1)
+                places = len(self.lengths) * self.group
+                x = x.new_zeros(kv_heads, places, *x.shape[2:]).index_copy_(1, self.place, x)
+            return x.reshape(len(prompt_keys), self.group * r, -1)
 
         def by_row(x):  # and back
-            rows = x.view(b, kv_heads, g, r, -1).transpose(1, 2).reshape(b * g, kv_heads, r, -1)
-            return rows if self.place is None else rows[self.place]
+            x = x.view(kv_heads, -1, r, x.shape[-1])
+            return (x if self.place is None else x[:, self.place]).flatten(0, 1)
 
-        to_prompt = by_row(scores(by_prompt(q), self.prompt[0][layer]) + self.hidden)
-        weight = (torch.cat((to_prompt, scores(q, keys[..., :end])), -1) * d ** -0.5).softmax(-1).to(q.dtype)
-        to_prompt, to_own = weight.split((to_prompt.shape[-1], end), -1)
-        y = by_row(by_prompt(to_prompt) @ self.prompt[1][layer]) + to_own @ values[:, :, :end]
-        return y.reshape(n, heads, 1, d)
+        scale = d ** -0.5
+        to_prompt = by_row(scores(by_group(q), prompt_keys.transpose(1, 2), self.hidden, scale))
+        to_own = scores(q, keys.transpose(1, 2), self.hidden.new_zeros(1), scale)
+        weight = torch.cat((to_prompt, to_own), -1).softmax(-1).to(q.dtype)
+        y = torch.baddbmm(by_row(by_group(weight[..., :longest]) @ prompt_values), weight[..., longest:], values)
+        return y.view(kv_heads, n, r, d).transpose(0, 1).reshape(n, heads, 1, d)
 
 
 class Packed:
@@ -217,6 +214,7 @@ class Packed:
         t = self.response.shape[1]
         own = torch.ones(t, t, dtype=torch.bool, device=device).tril()
         self.mask = torch.cat((seen[:, None].expand(-1, t, -1), own.expand(len(owner), -1, -1)), -1)[:, None]
+        self.bias = None  # the mask as attention reads it, the same for all layers
 
     @staticmethod
     def _padded(starts, sizes, device):
@@ -246,9 +244,41 @@ class Packed:
             q = gather(q, self.response)
             # The heads that share a key head stand as its queries, so that no key is repeated.
             asked = q.reshape(len(q), kv_heads, -1, q.shape[-1])
-            y = F.scaled_dot_product_attention(asked, k, v, attn_mask=self.mask.repeat(1, 1, heads // kv_heads, 1))
+            if self.bias is None:
+                self.bias = torch.where(self.mask, 0.0, -torch.inf).to(q.dtype).repeat(1, 1, heads // kv_heads, 1)
+            y = F.scaled_dot_product_attention(asked, k, v, attn_mask=self.bias)
             out.append(scatter(y.view(q.shape), self.response_places))
         return torch.cat(out).transpose(0, 1)[None]
+
+
+class TokenLogprobs(torch.autograd.Function):
+    """log p of the labels [c] and the entropy H of p = softmax(logits [c, V]), both [c]. It overwrites its logits.
+
+        d log p_i / d logits_j = [j = label_i] - p_j        d H_i / d logits_j = -p_j (log p_j + H_i)
+
+    By hand because passes over [c, V] are much of a small model's update, and autograd makes three times as many, each
+    in fresh memory.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, labels, entropy_grad):
+        logprobs = logits.log_softmax(-1)
+        p = torch.exp(logprobs, out=logits)
+        entropy = -(p * logprobs).sum(-1)
+        ctx.save_for_backward(p, labels, *((logprobs, entropy) if entropy_grad else ()))
+        if not entropy_grad:
+            ctx.mark_non_differentiable(entropy)
+        return logprobs[torch.arange(len(labels), device=labels.device), labels], entropy
+
+    @staticmethod
+    def backward(ctx, of_logprob, of_entropy):
+        p, labels, *kept = ctx.saved_tensors
+        of_logprob, of_entropy = of_logprob[:, None], of_entropy[:, None]
+        down = of_logprob
+        if kept:
+            logprobs, entropy = kept
+            down = torch.addcmul(of_logprob + of_entropy * entropy[:, None], of_entropy, logprobs)
+        return p.mul_(-down).scatter_add_(-1, labels[:, None], of_logprob), None, None  # p is not needed again
 
 
 class Attention(nn.Module):
@@ -354,12 +384,11 @@ class Decoder(nn.Module):
 
         def chunk_logprobs(hidden, labels):
             logits = self._head(hidden).float()  # [c, V]
-            logprobs = (logits / temperature if temperature != 1 else logits).log_softmax(-1)
-            mean = None
+            if temperature != 1:
+                logits = logits / temperature
             if entropy:
-                with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
-                    mean = -(logprobs.exp() * logprobs).sum(-1)
-            return -F.nll_loss(logprobs, labels, reduction="none"), mean
+                return TokenLogprobs.apply(logits, labels, entropy_grad)
+            return -F.cross_entropy(logits, labels, reduction="none"), None
 
         size = max(1, LOGITS_AT_ONCE // self.config.vocab_size)
         if len(packed.labels) <= size:

@@ -67,25 +67,26 @@ def draw(logits, u, temperature=1.0, top_p=1.0, top_k=0):
     if temperature == 0:
         token = logits.argmax(-1)
         return token, logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
-    logits = logits / temperature
+    if temperature != 1:
+        logits = logits / temperature
     kept = truncate(logits, top_k, top_p)
-    top = kept.amax(-1, keepdim=True)
-    mass = (kept - top).exp()  # [N, V]
+    mass = kept.softmax(-1)  # [N, V]
     # The inverse of the cumulative mass in two steps, first to a block of tokens and then within it: a sum in float64
     # over the whole vocabulary is most of a small model's time. A token of no mass adds nothing, so it is never first.
-    blocks = F.pad(mass, (0, -mass.shape[-1] % BLOCK)).view(len(mass), -1, BLOCK)
-    upto = blocks.sum(-1).double().cumsum(-1)  # [N, V / BLOCK]
-    total = upto[:, -1:]
-    goal = u.double()[:, None] * total
-    block = torch.searchsorted(upto, goal, right=True).clamp(max=upto.shape[-1] - 1)  # [N, 1]
-    before = torch.where(block > 0, upto.gather(-1, (block - 1).clamp(min=0)), 0.0)
-    within = blocks.gather(1, block[..., None].expand(-1, -1, BLOCK)).squeeze(1).double().cumsum(-1)  # [N, BLOCK]
+    if mass.shape[-1] % BLOCK:
+        mass = F.pad(mass, (0, -mass.shape[-1] % BLOCK))
+    blocks = mass.view(len(mass), -1, BLOCK)
+    upto = F.pad(blocks.sum(-1).double(), (1, 0)).cumsum(-1)  # [N, 1 + V / BLOCK], from 0 on
+    goal = u.double()[:, None] * upto[:, -1:]
+    block = (torch.searchsorted(upto, goal, right=True) - 1).clamp(max=upto.shape[-1] - 2)  # [N, 1]
+    within = blocks.take_along_dim(block[..., None], 1).squeeze(1).double().cumsum(-1)  # [N, BLOCK]
     # Rounding may leave the goal a hair beyond the block's end: its last token with any mass is meant.
-    goal = torch.minimum(goal - before, within[:, -1:] * (1 - 1e-12))
+    goal = torch.minimum(goal - upto.gather(-1, block), within[:, -1:] * (1 - 1e-12))
     token = (block * BLOCK + torch.searchsorted(within, goal, right=True)).squeeze(-1)
     token = token.clamp(max=logits.shape[-1] - 1)  # of NaN logits the last; its NaN log-probability tells the trainer
-    norm = total.squeeze(-1).log().float() + top.squeeze(-1) if kept is logits else logits.logsumexp(-1)
-    return token, logits.gather(-1, token[:, None]).squeeze(-1) - norm
+    if kept is logits:
+        return token, mass.gather(-1, token[:, None]).squeeze(-1).log()
+    return token, logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
 
 def join(parameters):
@@ -161,12 +162,10 @@ def generate(model, prompts, seeds, max_new_tokens, eos_ids, temperature=1.0, to
 
 def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p, top_k):
     model = step.model
-    weight = model.model.embed_tokens.weight
-    device, dtype = weight.device, weight.dtype
+    device = model.model.embed_tokens.weight.device
     lengths = torch.tensor([len(p) for p in prompts], device=device)
     ids = pad_sequence([torch.tensor(p) for p in prompts], batch_first=True)
-    longest = ids.shape[1]
-    cache = Cache(model.config, lengths, longest, device, dtype)
+    cache = Cache(lengths)
     logits = model(ids.to(device), attend=cache.prefill, last=lengths - 1)  # [B, V]
 
     owner = torch.tensor([i for i, s in enumerate(seeds) for _ in s], device=device)  # [N] whose prompt
@@ -176,26 +175,26 @@ def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p,
     noise = torch.from_numpy(noise).to(device)  # [N, max_new_tokens]
     eos = torch.tensor(sorted(eos_ids), device=device)
 
-    total = len(owner)
-    tokens = torch.zeros(total, max_new_tokens, dtype=torch.long, device=device)
-    logprobs = torch.zeros(total, max_new_tokens, device=device)
-    length = torch.full((total,), max_new_tokens, device=device)
-    rows = torch.arange(total, device=device)  # which rollout each running row is
+    tokens = torch.zeros(len(owner), max_new_tokens, dtype=torch.long, device=device)
+    logprobs = torch.zeros(len(owner), max_new_tokens, device=device)
+    rows = torch.arange(len(owner), device=device)  # which rollout each row of the batch is
+    running = torch.ones_like(rows, dtype=torch.bool)
     for t in range(max_new_tokens):
         token, logprob = draw(logits, noise[rows, t], temperature, top_p, top_k)
         tokens[rows, t], logprobs[rows, t] = token, logprob
-        ended = rows[torch.isin(token, eos)]
-        length[ended] = length[ended].clamp(max=t + 1)  # a row that ended earlier is drawn on until it is compacted
-        running = length[rows] > t + 1
+        running &= ~torch.isin(token, eos)  # a row that has ended is drawn on until it is compacted
         count = int(running.sum())
         if count == 0 or t + 1 == max_new_tokens:
             break
         if count <= 0.9 * len(rows):  # compacting copies the cache, so it waits for a tenth of the rows
             keep = running.nonzero().squeeze(-1)
-            rows, token, lengths = rows[keep], token[keep], lengths[keep]
+            rows, token, lengths, running = rows[keep], token[keep], lengths[keep], running[keep]
             cache.keep(keep)
         logits = step(token, lengths + t, cache)
 
-    tokens, logprobs, length = tokens.tolist(), logprobs.tolist(), length.tolist()
-    flat = iter(Rollout(tokens[i][:n], logprobs[i][:n], tokens[i][n - 1] in eos_ids) for i, n in enumerate(length))
+    def rollout(ids, values):
+        length = next((i for i, token in enumerate(ids, 1) if token in eos_ids), len(ids))
+        return Rollout(ids[:length], values[:length], ids[length - 1] in eos_ids)
+
+    flat = map(rollout, tokens.tolist(), logprobs.tolist())
     return [[next(flat) for _ in group] for group in seeds]

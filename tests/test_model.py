@@ -150,7 +150,7 @@ def test_cached_decoding_equals_the_full_forward(name):
     rows = torch.arange(6, device=DEVICE)
     continued = torch.randint(0, 96, (6, 10), generator=torch.Generator().manual_seed(0)).to(DEVICE)
     with torch.no_grad():
-        cache = Cache(model.config, prompt, 9, DEVICE, torch.float32)
+        cache = Cache(prompt)
         first = model(ids[:, :9], attend=cache.prefill, last=prompt - 1)
         assert torch.allclose(first, model(ids)[torch.arange(3), prompt - 1], atol=1e-5)
         cache.fork(owner, 10)
@@ -194,8 +194,8 @@ def test_token_logprobs_by_hand():
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("temperature", [0.6, 1.0])
-def test_packed_logprobs_equal_the_slow_ones_and_so_do_gradients(name, temperature, monkeypatch):
+@pytest.mark.parametrize("temperature, of_entropy", [(0.6, True), (1.0, True), (1.0, False)])
+def test_packed_logprobs_equal_the_slow_ones_and_so_do_gradients(name, temperature, of_entropy, monkeypatch):
     """Groups share their prompt, and stand in any order; responses of one token, of equal and of other lengths."""
     model = load_model(GOLDEN / name).to(DEVICE)
     generator = torch.Generator().manual_seed(0)
@@ -203,22 +203,33 @@ def test_packed_logprobs_equal_the_slow_ones_and_so_do_gradients(name, temperatu
                           for sizes in ((7, 1, 12), (9, 1, 4, 4, 2, 11, 1)))
     prompts = [prompts[i] for i in (0, 1, 0, 2, 1, 0, 2)]
 
-    def result(logprobs):
+    each = torch.randn(2, sum(map(len, responses)), generator=generator).to(DEVICE)
+
+    def result(logprobs, of_entropy):
         model.zero_grad()
         logprob, entropy = logprobs()
-        (logprob.sum() + entropy.sum()).backward()
+        ((each[0] * logprob).sum() + (of_entropy and (each[1] * entropy).sum())).backward()
         return logprob.detach(), entropy.detach(), [p.grad.clone() for p in model.parameters()]
 
     def packed():
-        return model.token_logprobs(Packed(prompts, responses, DEVICE), temperature, entropy_grad=True)
+        return model.token_logprobs(Packed(prompts, responses, DEVICE), temperature, entropy_grad=of_entropy)
 
-    slow, whole = result(lambda: slow_logprobs(model, prompts, responses, temperature)), result(packed)
+    slow = result(lambda: slow_logprobs(model, prompts, responses, temperature), of_entropy)
+    whole = result(packed, of_entropy)
     monkeypatch.setattr(model_file, "LOGITS_AT_ONCE", 4 * 96)
     model.checkpoint_layers = True
-    for fast in (whole, result(packed)):
+    for fast in (whole, result(packed, of_entropy)):
         assert torch.allclose(slow[0], fast[0], atol=1e-5) and torch.allclose(slow[1], fast[1], atol=1e-5)
         for (parameter, _), a, b in zip(model.named_parameters(), slow[2], fast[2]):
             assert torch.allclose(a, b, atol=1e-5 * max(1, a.abs().max())), parameter
+
+
+def test_probabilities_that_a_backward_pass_has_used_up_are_not_used_again():
+    model = init_model(TINY).to(DEVICE)
+    loss = model.token_logprobs(Packed([[5, 6]], [[7, 0, 0]], DEVICE))[0].sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def test_padding_and_neighbours_change_nothing():
