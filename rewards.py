@@ -197,11 +197,8 @@ UNITS = word_set("% ° ℃ ℉ c f mg g kg mcg µg μg ng pg l dl ml µl mmol me
 
 def sentences(text):
     """The sentences of the first READ characters as lists of at most 80 tokens; markup and headings end a sentence."""
-    found = []
-    for sentence in filter(str.strip, SENTENCE_END.split(MARKUP.sub(". ", text[:READ]))):
-        tokens = tokens_of(sentence)
-        found += [tokens[i:i + 80] for i in range(0, len(tokens), 80)]
-    return found
+    whole = map(tokens_of, SENTENCE_END.split(MARKUP.sub(". ", text[:READ])))
+    return [tokens[i:i + 80] for tokens in whole for i in range(0, len(tokens), 80)]
 
 
 def is_real(text):
@@ -482,8 +479,7 @@ def loops(tokens):
         if end - start >= 4:
             sentence = ids[start:end].tobytes()
             seen[sentence] += 1
-            if seen[sentence] > 2:
-                marked[start:end] = True
+            marked[start:end] |= seen[sentence] > 2
     return marked
 
 
