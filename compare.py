@@ -21,6 +21,7 @@ import numpy as np
 RESAMPLES = 10_000
 SETTINGS = ("objective", "temperature", "votes", "top_p", "top_k", "max_new_tokens", "dtype")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+BREAKDOWNS = ("system", "kind", "subject_name", "body_system", "question_type", "medical_task", "meta_info")
 SECTIONS = {"backtracking": "counts a response, by rule", "length": "responses and their objectives",
             "audit_citations": "counts a response, by the clinic's exact audit",
             "judge_backtracking": "counts a response, by the judge, where it can be read"}
@@ -152,6 +153,19 @@ def report(comparison):
                          f"{test['only_this']}, p = {test['p']:.3g}")
         lines.append("")
     return "\n".join(lines).rstrip()
+
+
+def breakdown(rows, questions):
+    """{name: {value: {"questions", "accuracy"}}} for each of BREAKDOWNS that the questions' meta has, largest first."""
+    groups = {}
+    for row, question in zip(rows, questions):
+        share = sum(r["accuracy"] for r in row["responses"]) / max(len(row["responses"]), 1)
+        for name in BREAKDOWNS:
+            if name in question.meta:
+                groups.setdefault(name, {}).setdefault(str(question.meta[name]), []).append(share)
+    return {name: {value: {"questions": len(shares), "accuracy": sum(shares) / len(shares)}
+                   for value, shares in sorted(of.items(), key=lambda item: (-len(item[1]), item[0]))}
+            for name, of in groups.items()}
 
 
 def print_tables(tables, hidden):

@@ -42,7 +42,7 @@ PATIENCE = timedelta(minutes=30)
 
 
 def option(default, help, **metadata):
-    """A dataclass field that parse_config turns into a flag. metadata: choices."""
+    """A dataclass field that parse_config turns into a flag. metadata: choices, or positional=True: no flag."""
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help, **metadata})
     return field(default=default, metadata={"help": help, **metadata})
@@ -59,7 +59,9 @@ def parse_config(config_class, description, presets=None, argv=None):
         flag = "--" + item.name.replace("_", "-")
         default = item.default_factory() if item.default is MISSING else item.default
         given = {"default": default, "help": item.metadata["help"]}
-        if item.type is bool:
+        if item.metadata.get("positional"):
+            parser.add_argument(item.name, nargs="?", **given)
+        elif item.type is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **given)
         elif item.type is list:
             parser.add_argument(flag, nargs="+", **given)
@@ -487,6 +489,22 @@ def report_troubles(row, before, kl_limit, processes):
     return {"answered": most, "off": [name for name, off, _ in checks if off]}
 
 
+def report_accuracy(result, when, processes):
+    """Print a held-out result of eval.evaluate. when: "before" or "after" training."""
+    low, high = result["accuracy_interval"]
+    processes.say(f"held-out accuracy {when}: {result['accuracy']:.3f} [{low:.3f}, {high:.3f}] "
+                  f"on {result['questions']} questions; reward {result['reward']:.2f}, "
+                  f"clinical {result['clinical']:.2f}, mean length {result['length']:.0f} tokens")
+
+
+def show_example(before, after, processes):
+    """Print a question and its answers before and after training; before, after: (question, response)."""
+    question = before[0]
+    options = "\n".join(f"{letter}) {text}" for letter, text in question.options.items())
+    processes.say(f"\n{question.stem}\n{options}\nkey: {question.answer}")
+    processes.say(f"\nanswer before: {before[1]}\n\nanswer after: {after[1]}")
+
+
 def catch_signals():
     """From now on SIGTERM and SIGINT only set what the returned function tells: whether one has come."""
     caught = []
@@ -507,3 +525,11 @@ def fail(error, memory=""):
         sys.exit(f"\nerror: process {rank}: another process of this run is gone or stands still; torchrun's summary "
                  f"names it, and the same command goes on from the last state ({text[:150]})")
     sys.exit(f"error: {error}")
+
+
+def script(main, config_class, doc, memory, presets=None):
+    """Run a script's main on its command line; doc: the script's, whose first line describes it; memory: of fail()."""
+    try:
+        main(parse_config(config_class, doc.split("\n")[0], presets))
+    except (ValueError, OSError, RuntimeError) as error:
+        fail(error, memory)

@@ -174,7 +174,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    try:
-        main(run.parse_config(Config, __doc__.split("\n")[0]))
-    except (ValueError, OSError, RuntimeError) as error:
-        run.fail(error, "a smaller --micro-batch or --max-tokens; --checkpoint-layers")
+    run.script(main, Config, __doc__, "a smaller --micro-batch or --max-tokens; --checkpoint-layers")
