@@ -137,10 +137,10 @@ def aggregate(rows, weights):
 def evaluate(model, tokenizer, questions, config, processes, path=None, settings=None, weights=None):
     """Answer every question config.votes times on an unsharded model and score the answers; processes share the work.
 
-    config: a Config whose objective and max_new_tokens are given. -> aggregate()'s table and `settings`, with "rows"
-    (one a question, in order) and "example" (the first question answered, and its response) beside it. With a path the
-    rows are written there and continued, where made with the same settings (stream.py). weights: of the reward, in
-    place of the objective's. ValueError if no prompt fits into the context beside max_new_tokens.
+    config: a Config whose objective and max_new_tokens are given. -> aggregate()'s table with `settings`; the rows,
+    one a question, in order; the first question answered and its response. With a path the rows are written there and
+    continued, where made with the same settings (stream.py). weights: of the reward, in place of the objective's.
+    ValueError if no prompt fits into the context beside max_new_tokens.
     """
     limit = model.config.max_position_embeddings - config.max_new_tokens
     prompts = encode_prompts(tokenizer, questions, config.objective, limit)
@@ -164,7 +164,7 @@ def evaluate(model, tokenizer, questions, config, processes, path=None, settings
                     lambda i, row: question_row(questions[i], row["responses"]))
     example = next((q, row["responses"][0]["text"]) for q, row in zip(questions, rows) if row["responses"])
     table = aggregate(rows, weights or rewards.WEIGHTS[config.objective])
-    return {**table, **settings, "settings": digest_of(settings), "rows": rows, "example": example}
+    return {**table, **settings, "settings": digest_of(settings)}, rows, example
 
 
 def main(config):
@@ -207,10 +207,8 @@ def main(config):
     tables, rows = {}, {}
     for name, questions in sets.items():
         path = results / f"{name}.responses.jsonl"
-        result = evaluate(policy, tokenizer, questions, config, processes, path, settings)
-        rows[name] = result.pop("rows")
-        result.pop("example")
-        tables[name] = {**result, "breakdown": compare.breakdown(rows[name], questions)}
+        table, rows[name], _ = evaluate(policy, tokenizer, questions, config, processes, path, settings)
+        tables[name] = {**table, "breakdown": compare.breakdown(rows[name], questions)}
         if processes.main:
             write_json(results / f"{name}.json", tables[name])
     del policy

@@ -49,8 +49,7 @@ def fold(text):
 
 def boxes(text):
     r"""The contents of every \boxed{...}, in order, braces balanced; None for one that is never closed."""
-    for part in text.split("\\boxed")[1:]:
-        part = part.lstrip()
+    for part in re.split(r"\\boxed\s*", text)[1:]:
         if not part.startswith("{"):
             continue  # the bare word, without braces, is no box
         depth = 0

@@ -306,12 +306,12 @@ class RunDirectory:
             print(f"{folder} is damaged; going back to the state before it", flush=True)
         return False
 
-    def keep_state(self, model, optimizer, step, steps, values, stopping, best=None):
+    def keep_state(self, model, optimizer, schedule, step, steps, values, stopping, best=None):
         """After a step: save a state where one is due, and end the run where a signal has come to any process (exit
         status 1). A collective. values: JSON, what load_state returns; best: a second model to keep."""
         stopping = self.processes.sum([stopping])[0] > 0
         if stopping or self.save_every and step % self.save_every == 0 and step < steps:
-            saved = self.save_state(model, optimizer, step, values, best)
+            saved = self.save_state(model, optimizer, step, {**values, "schedule": schedule.state_dict()}, best)
         if stopping:
             where = "there" if saved else "the last state, if there is one"
             self.processes.say(f"\nstopped after step {step}, on a signal; the same command goes on from {where}")
@@ -349,8 +349,8 @@ class RunDirectory:
         for old in sorted(f for f in folder.parent.glob("step-*[0-9]") if f <= folder)[:-KEPT_STATES]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def load_state(self, model, optimizer, best=None):
-        """Restore a continued run's models and optimizer, and cut its logs back to that step. -> the saved values"""
+    def load_state(self, model, optimizer, schedule, best=None):
+        """Restore a continued run's models, optimizer and schedule, and cut its logs back. -> the saved values"""
         folder = Path(self.continued)
         state = _state(model, optimizer, best)
         try:
@@ -361,6 +361,7 @@ class RunDirectory:
         if best:
             best.load_state_dict(state["best"])
         values = json.loads((folder / "values.json").read_text(encoding="utf-8"))
+        schedule.load_state_dict(values["schedule"])
         self.processes.on_main(self._cut_logs, values["step"])
         self.processes.say(f"continuing {self.path} after step {values['step']}")
         return values

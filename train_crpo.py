@@ -297,7 +297,7 @@ def main(config):
     train = [q for q, p in zip(train, prompts) if p]
     prompts = [p for p in prompts if p]
     if not train:
-        raise ValueError(f"no prompt fits into {limit} tokens, the least of --max-prompt-tokens and what "
+        raise ValueError(f"no prompt fits into {limit} tokens, the lesser of --max-prompt-tokens and what "
                          f"--max-new-tokens leaves of a context of {policy.config.max_position_embeddings}")
     steps = config.steps or math.ceil(config.epochs * len(train) / config.prompts)
     directory = run.RunDirectory(config.out, config, processes, tokenizer_files)
@@ -311,18 +311,17 @@ def main(config):
     scale = torch.tensor(list(rewards.OBJECTIVES.values()), dtype=torch.float64)  # [M]
     first, beta, refused = 0, config.beta, False
     if directory.continued:
-        values = directory.load_state(policy, optimizer)
+        values = directory.load_state(policy, optimizer, schedule)
         first, beta, refused = values["step"], values["beta"], values["refused"]
-        schedule.load_state_dict(values["schedule"])
     stopping = run.catch_signals()
 
     def held_out_result(when):
         run.copy_weights(policy, actor)
         asked = EvalConfig(objective=config.objective, temperature=config.temperature, seed=config.seed,
                            max_new_tokens=config.max_new_tokens, max_rows=config.max_rows)
-        result = evaluate(actor, tokenizer, held_out, asked, processes, weights=weights)
+        result, _, example = evaluate(actor, tokenizer, held_out, asked, processes, weights=weights)
         run.report_accuracy(result, when, processes)
-        return result
+        return example
 
     before = held_out_result("before") if held_out and not first else None
     troubles = {}
@@ -390,13 +389,13 @@ def main(config):
                                        weights, processes))
         bar.set_postfix_str(run.status(row, weights, config.target_kl))
         troubles = run.report_troubles(row, troubles, KL_LIMIT * config.target_kl, processes)
-        directory.keep_state(policy, optimizer, step + 1, steps, {"beta": beta, "refused": refused,
-                                                                  "schedule": schedule.state_dict()}, stopping())
+        values = {"beta": beta, "refused": refused}
+        directory.keep_state(policy, optimizer, schedule, step + 1, steps, values, stopping())
 
     directory.save(policy, tokenizer)
     after = held_out_result("after") if held_out else None
     if before:
-        run.show_example(before["example"], after["example"], processes)
+        run.show_example(before, after, processes)
     processes.say(f"\nwritten: {config.out}/metrics.jsonl, samples.jsonl\nnext: python eval.py {config.out}")
     run.stop()
 
@@ -428,12 +427,11 @@ def load_data(config):
 @torch.no_grad()
 def reference_logprobs(reference, batch, config, processes):
     """Log-probabilities of each rollout under the reference: N tensors [len(rollout)]."""
-    out = [None] * len(batch)
+    found = {}
     for part, rows in passes(batch, config, processes):
         logprob, _ = logprobs_of(reference, rows, config, processes.device, entropy=False)
-        for n, values in zip(part, logprob.split([len(r.ids) for _, r in rows])):
-            out[n] = values
-    return out
+        found.update(zip(part, logprob.split([len(r.ids) for _, r in rows])))
+    return [found[n] for n in range(len(batch))]
 
 
 def rollout_kl(batch, ref_logprob, processes):
