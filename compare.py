@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from checkpoint import write_json
+
 RESAMPLES = 10_000
 SETTINGS = ("objective", "temperature", "votes", "top_p", "top_k", "max_new_tokens", "dtype")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -168,9 +170,20 @@ def breakdown(rows, questions):
             for name, of in groups.items()}
 
 
-def print_tables(tables, hidden):
-    """One column a data set, one line a measure that is not hidden; then each breakdown in a line, at most its four
-    largest groups."""
+def show(directories, path=""):
+    """Print the comparison of directories; path: a JSON file that gets it as well."""
+    comparison = compare(directories)
+    print(report(comparison))
+    if path:
+        write_json(path, comparison)
+
+
+def print_tables(directory, tables, hidden):
+    """The settings of an evaluation; one column a data set, one line a measure that is not hidden; then each breakdown
+    in a line, at most its four largest groups."""
+    of = next(iter(tables.values()))
+    print(f"{directory}: {of['objective']} prompt, temperature {of['temperature']:g}, samples {of['votes']}, "
+          f"at most {of['max_new_tokens']} tokens, seed {of['seed']}\n")
     names = dict.fromkeys(n for table in tables.values() for n, v in table.items() if not isinstance(v, (dict, tuple)))
     names = [name for name in names if name not in hidden]
     width = max(24, *(len(name) + 2 for name in tables))

@@ -171,11 +171,7 @@ def main(config):
     if bool(config.directory) == bool(config.compare):
         raise ValueError("give a model directory to evaluate, or --compare and directories that are evaluated")
     if config.compare:
-        comparison = compare.compare(config.compare)
-        print(compare.report(comparison))
-        if config.json:
-            write_json(config.json, comparison)
-        return
+        return compare.show(config.compare, config.json)
     if config.votes < 1 or config.limit < 0:
         raise ValueError("--votes must be at least 1 and --limit at least 0")
     directory = Path(config.directory)
@@ -221,9 +217,7 @@ def main(config):
             rewrite(results / f"{name}.responses.jsonl", rows[name])
             write_json(results / f"{name}.json", tables[name])
     if processes.main:
-        print(f"{directory}: {config.objective} prompt, temperature {config.temperature:g}, samples {config.votes}, "
-              f"at most {config.max_new_tokens} tokens, seed {config.seed}\n")
-        compare.print_tables(tables, {"right", "pass@1", "prompts", "settings", *settings})
+        compare.print_tables(directory, tables, {"right", "pass@1", "prompts", "settings", *settings})
         print(f"\nwritten: {results}/ NAME.json, NAME.responses.jsonl{', NAME.judged.jsonl' if judge else ''}")
         if config.json:
             write_json(config.json, tables)

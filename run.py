@@ -1,4 +1,4 @@
-"""One run on its processes and on disk: command line, device, process group, sharding, metrics, the run directory.
+"""One run on its processes and on disk: command line, device, process group, sharding, the run directory.
 
 What a training script needs around its algorithm, and nothing of the algorithm. There is one code path: a plain
 `python` start is a process group of one, sharded over one.
@@ -459,51 +459,6 @@ def _is_whole(folder):
         return all(_checksum(folder / name) == value for name, value in sums.items())
     except (OSError, ValueError):
         return False
-
-
-def status(row, weights, target_kl):
-    """A row of metrics as the text beside the progress bar: the reward, the objectives in it, and how it goes."""
-    parts = " ".join(f"{name} {row[name]:.2f}" for name, weight in weights.items() if weight)
-    text = f"reward {row['reward']:.2f} ({parts})"
-    for name in ("kl", "entropy"):
-        if row[name] is not None:
-            text += f" {name} {row[name]:.3f}" + (f"/{target_kl:g}" if name == "kl" and target_kl else "")
-    return f"{text} length {row['length']:.0f}, {row['tokens'] / row['seconds']:,.0f} tokens/s"
-
-
-def report_troubles(row, before, kl_limit, processes):
-    """Print what is off in a step's row of metrics, once when it begins. before: what this returned for the last step,
-    {} at first. kl_limit: 0 if there is none."""
-    most = max(before.get("answered", 0), row["answered"])
-    checks = [
-        ("ties", row["skipped"] > 0.8,
-         f"{row['skipped']:.0%} of the groups teach nothing: all rollouts of such a group earn the same"),
-        ("kl", kl_limit and row["kl"] > kl_limit,
-         f"KL {row['kl']} is over its limit {kl_limit:.3g}; the step only pulls back to the start model"),
-        ("answered", row["answered"] < 0.8 * most,
-         f"{row['answered']:.0%} of the responses name an option, it was {most:.0%}"),
-        ("cut", row["cut"] == 1, "every response is cut; see --max-new-tokens"),
-    ]
-    for name, off, text in checks:
-        if off and name not in before.get("off", ()):
-            processes.say(f"\nwarning: step {row['step']}: {text}")
-    return {"answered": most, "off": [name for name, off, _ in checks if off]}
-
-
-def report_accuracy(result, when, processes):
-    """Print a held-out result of eval.evaluate. when: "before" or "after" training."""
-    low, high = result["accuracy_interval"]
-    processes.say(f"held-out accuracy {when}: {result['accuracy']:.3f} [{low:.3f}, {high:.3f}] "
-                  f"on {result['questions']} questions; reward {result['reward']:.2f}, "
-                  f"clinical {result['clinical']:.2f}, mean length {result['length']:.0f} tokens")
-
-
-def show_example(before, after, processes):
-    """Print a question and its answers before and after training; before, after: (question, response)."""
-    question = before[0]
-    options = "\n".join(f"{letter}) {text}" for letter, text in question.options.items())
-    processes.say(f"\n{question.stem}\n{options}\nkey: {question.answer}")
-    processes.say(f"\nanswer before: {before[1]}\n\nanswer after: {after[1]}")
 
 
 def catch_signals():

@@ -33,6 +33,7 @@ import torch
 from tqdm import tqdm
 
 import clinic
+import metrics
 import rewards
 import run
 from data import encode_prompts, load_questions, load_tokenizer
@@ -252,27 +253,6 @@ def update(model, optimizer, batch, advantage, ref_logprob, beta, config, proces
     return dict(zip(UPDATE_METRICS, [*means, norm], strict=True))
 
 
-def group_metrics(reward, scale, parts, rollouts, answered, total, config, processes):
-    """Means over all processes' rollouts. reward: [b, G, M] of every objective, parts: [b, G, M] theirs in the
-    advantage, answered: how many name an option, total: [b, G] weighted.
-
-    For each objective its mean, its spread (mean over groups of the standard deviation within), the share of groups
-    in which it is a tie, and its share of the advantage's variance: who is steering. skipped: groups without advantage.
-    """
-    advantage, tied = parts.sum(-1), ties(reward, scale, config.noise)  # [b, G], [b, 1, M]
-    flat = [r for group in rollouts for r in group]
-    n, groups, power = len(flat), len(rollouts), (advantage ** 2).sum()
-    pairs = {"reward": (total.sum(), n), "answered": (answered, n), "length": (sum(len(r.ids) for r in flat), n),
-             "cut": (sum(not r.finished for r in flat), n), "skipped": ((advantage == 0).all(1).sum(), groups)}
-    for i, name in enumerate(rewards.OBJECTIVES):
-        pairs |= {name: (reward[..., i].sum(), n), f"{name}_spread": (reward[..., i].std(1).sum(), groups),
-                  f"{name}_tie": (tied[..., i].sum(), groups),
-                  f"{name}_steers": ((parts[..., i] * advantage).sum(), power)}
-    sums = processes.sum([float(x) for pair in pairs.values() for x in pair])
-    means = {name: value / (count or 1) for name, value, count in zip(pairs, sums[::2], sums[1::2])}
-    return {**means, "tokens": means["length"] * sums[1]}
-
-
 def main(config):
     # 0. Data, models, optimizer
     for name in ("prompts", "minibatches", "micro_tokens", "max_new_tokens"):
@@ -320,7 +300,7 @@ def main(config):
         asked = EvalConfig(objective=config.objective, temperature=config.temperature, seed=config.seed,
                            max_new_tokens=config.max_new_tokens, max_rows=config.max_rows)
         result, _, example = evaluate(actor, tokenizer, held_out, asked, processes, weights=weights)
-        run.report_accuracy(result, when, processes)
+        metrics.report_accuracy(result, when, processes)
         return example
 
     before = held_out_result("before") if held_out and not first else None
@@ -376,7 +356,8 @@ def main(config):
         clock.append(time.perf_counter())
 
         # 5. Log
-        row = {"step": step + 1, **group_metrics(reward, scale, parts, rollouts, answered, total, config, processes)}
+        tied = ties(reward, scale, config.noise)
+        row = {"step": step + 1, **metrics.group_metrics(reward, tied, parts, total, rollouts, answered, processes)}
         done = [u for u in updates if "loss" in u]
         row |= {name: sum(u[name] for u in done) / len(done) if done else None for name in UPDATE_METRICS}
         row["logprob_gap"] = done[0]["logprob_gap"] if done else None  # later updates have moved the policy on purpose
@@ -385,17 +366,17 @@ def main(config):
         row["seconds"] = clock[-1] - clock[0]
         phases = ("sample", "score", "reference", "update")
         row |= {f"seconds_{name}": b - a for name, a, b in zip(phases, clock, clock[1:])}
-        directory.log(row, sample_rows(step + 1, bad, questions, texts, rollouts, scores, total, advantage, parts,
-                                       weights, processes))
-        bar.set_postfix_str(run.status(row, weights, config.target_kl))
-        troubles = run.report_troubles(row, troubles, KL_LIMIT * config.target_kl, processes)
+        directory.log(row, metrics.sample_rows(step + 1, bad, questions, texts, rollouts, scores, total, advantage,
+                                               parts, weights, processes))
+        bar.set_postfix_str(metrics.status(row, weights, config.target_kl))
+        troubles = metrics.report_troubles(row, troubles, KL_LIMIT * config.target_kl, processes)
         values = {"beta": beta, "refused": refused}
         directory.keep_state(policy, optimizer, schedule, step + 1, steps, values, stopping())
 
     directory.save(policy, tokenizer)
     after = held_out_result("after") if held_out else None
     if before:
-        run.show_example(before, after, processes)
+        metrics.show_example(before, after, processes)
     processes.say(f"\nwritten: {config.out}/metrics.jsonl, samples.jsonl\nnext: python eval.py {config.out}")
     run.stop()
 
@@ -444,21 +425,6 @@ def rollout_kl(batch, ref_logprob, processes):
               for (_, r), ref in zip(batch, ref_logprob)]
     kl, tokens = processes.sum([float(sum(values)), sum(len(r.ids) for _, r in batch)])
     return kl / tokens
-
-
-def sample_rows(step, bad, questions, texts, rollouts, scores, total, advantage, parts, weights, processes):
-    """For samples.jsonl: the step's first question with its whole group, and every rollout whose update was `bad`;
-    parts: each objective's in the advantage."""
-    rows = []
-    for n in sorted({*bad, *(range(len(texts[0])) if processes.main else [])}):
-        j, g = divmod(n, len(texts[0]))
-        q, rollout, text = questions[j], rollouts[j][g], texts[j][g]
-        rows.append({"step": step, "question": q.id, "stem": q.stem, "options": q.options, "answer": q.answer,
-                     "rollout": g, "response": text, "finished": rollout.finished, "tokens": len(rollout.ids),
-                     **scores[j][g], "reward": float(total[j, g]), "advantage": float(advantage[j, g]),
-                     "weights": weights, "parts": dict(zip(scores[j][g], parts[j, g].tolist())),
-                     **rewards.evidence(text, q), "nonfinite": n in bad})
-    return rows
 
 
 if __name__ == "__main__":
