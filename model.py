@@ -327,6 +327,7 @@ class Decoder(nn.Module):
         cos, sin = rotary(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
         for i, layer in enumerate(self.model.layers):
             attention = partial(attend, i) if attend else causal
+            # where gradients are off, checkpoint only calls the layer
             forward = partial(checkpoint, layer, use_reentrant=False) if self.checkpoint_layers else layer
             x = forward(x, cos, sin, attention)
         return self.model.norm(x)
