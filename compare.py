@@ -18,9 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
+from checkpoint import write_json
+
 RESAMPLES = 10_000
 SETTINGS = ("objective", "temperature", "votes", "top_p", "top_k", "max_new_tokens", "dtype")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+BREAKDOWNS = ("system", "kind", "subject_name", "body_system", "question_type", "medical_task", "meta_info")
 SECTIONS = {"backtracking": "counts a response, by rule", "length": "responses and their objectives",
             "audit_citations": "counts a response, by the clinic's exact audit",
             "judge_backtracking": "counts a response, by the judge, where it can be read"}
@@ -154,9 +157,33 @@ def report(comparison):
     return "\n".join(lines).rstrip()
 
 
-def print_tables(tables, hidden):
-    """One column a data set, one line a measure that is not hidden; then each breakdown in a line, at most its four
-    largest groups."""
+def breakdown(rows, questions):
+    """{name: {value: {"questions", "accuracy"}}} for each of BREAKDOWNS that the questions' meta has, largest first."""
+    groups = {}
+    for row, question in zip(rows, questions):
+        share = sum(r["accuracy"] for r in row["responses"]) / max(len(row["responses"]), 1)
+        for name in BREAKDOWNS:
+            if name in question.meta:
+                groups.setdefault(name, {}).setdefault(str(question.meta[name]), []).append(share)
+    return {name: {value: {"questions": len(shares), "accuracy": sum(shares) / len(shares)}
+                   for value, shares in sorted(of.items(), key=lambda item: (-len(item[1]), item[0]))}
+            for name, of in groups.items()}
+
+
+def show(directories, path=""):
+    """Print the comparison of directories; path: a JSON file that gets it as well."""
+    comparison = compare(directories)
+    print(report(comparison))
+    if path:
+        write_json(path, comparison)
+
+
+def print_tables(directory, tables, hidden):
+    """The settings of an evaluation; one column a data set, one line a measure that is not hidden; then each breakdown
+    in a line, at most its four largest groups."""
+    of = next(iter(tables.values()))
+    print(f"{directory}: {of['objective']} prompt, temperature {of['temperature']:g}, samples {of['votes']}, "
+          f"at most {of['max_new_tokens']} tokens, seed {of['seed']}\n")
     names = dict.fromkeys(n for table in tables.values() for n, v in table.items() if not isinstance(v, (dict, tuple)))
     names = [name for name in names if name not in hidden]
     width = max(24, *(len(name) + 2 for name in tables))

@@ -61,24 +61,20 @@ class Question:
 
 def _text(row, name, where="field"):
     """The text of a field; white space around it is the only thing ever removed."""
-    if name not in row:
-        raise DataError(f"{where} {name}: missing")
-    if not isinstance(row[name], str) or not row[name].strip():
-        raise DataError(f"{where} {name}: expected text, found {reprlib.repr(row[name])}")
-    return row[name].strip()
+    value = row.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{where} {name}: expected text, found {reprlib.repr(value) if name in row else 'nothing'}")
+    return value.strip()
 
 
 def _options(row):
     """{letter: text} from {letter: text} or [{letter, content}]; letters run from A without a gap."""
     texts = row.get("options")
-    if isinstance(texts, list):
-        if not all(isinstance(o, dict) and isinstance(o.get("letter"), str) for o in texts):
-            raise DataError("field options: expected a list of {letter, content}")
-        if len({o["letter"] for o in texts}) < len(texts):
-            raise DataError("field options: a letter stands twice")
-        texts = {o["letter"]: o.get("content") for o in texts}
+    if isinstance(texts, list) and all(isinstance(o, dict) and isinstance(o.get("letter"), str) for o in texts):
+        texts = _unique((o["letter"], o.get("content")) for o in texts)
     if not isinstance(texts, dict) or len(texts) < 2:
-        raise DataError(f"field options: expected at least two, by letter, found {reprlib.repr(texts)}")
+        raise DataError("field options: expected at least two, as {letter: text} or a list of {letter, content}, found "
+                        f"{reprlib.repr(texts)}; choices that stand in the question's text only are not read")
     if sorted(texts) != list(LETTERS[:len(texts)]):
         raise DataError(f"field options: letters {reprlib.repr(sorted(texts))} do not run from A on")
     return {letter: _text(texts, letter, "field options:") for letter in sorted(texts)}
@@ -129,9 +125,8 @@ def _medmcqa(row, zero_based):
     options = {letter: _text(row, f"op{letter.lower()}") for letter in "ABCD"}
     cop, first = row["cop"], 0 if zero_based else 1
     if type(cop) is int and cop == (4 if zero_based else 0):
-        raise CountingError(f"field cop: {cop}, so this file counts its options from {1 - first}; " + (
-            "leave mcqa_zero_based (--mcqa-zero-based) off" if zero_based else
-            "if it is the 0-based export, set mcqa_zero_based (--mcqa-zero-based)"))
+        raise CountingError(f"field cop: {cop}, so this file counts its options from {1 - first}; mcqa_zero_based "
+                            "(--mcqa-zero-based) is for the 0-based export, and only for it")
     if type(cop) is not int or not first <= cop < first + 4:
         raise DataError(f"field cop: expected {first} to {first + 3}, found {reprlib.repr(cop)}")
     # `exp`, the explanation, gives the answer away and is dropped here.
@@ -151,18 +146,13 @@ def _own(row):
 def parse_row(row, line, mcqa_zero_based=False):
     """A Question from one decoded row; a row without an id is named after its source and line. DataError names the
     field."""
-    if not isinstance(row, dict):
-        raise DataError(f"expected one JSON object a line, found {reprlib.repr(row)}")
     key = next((name for name in ("answer_idx", "label") if name in row), None)
     if "stem" in row:
         content = _own(row)
     elif "question" in row and "cop" in row:
         content = _medmcqa(row, mcqa_zero_based)
-    elif "question" in row and "options" in row and key:
-        content = _exam(row, key)
     elif "question" in row and key:
-        raise DataError("field options: missing; choices that stand in the question's text only are not read: add "
-                        "options {letter: text}")
+        content = _exam(row, key)
     else:
         raise DataError(f"fields {reprlib.repr(list(row))} are of no known format: MedQA (question, options, "
                         "answer_idx), MedMCQA (question, opa..opd, cop), MedXpertQA (question, options, label) or our "
@@ -183,25 +173,25 @@ def _response(row):
 
 
 def _unique(pairs):
-    """The object of such pairs; JSON itself would silently keep the last of two."""
+    """The dict of such pairs; JSON itself would silently keep the last of two."""
     found = {}
     for name, value in pairs:
         if name in found:
-            raise DataError(f"field {reprlib.repr(name)} stands twice in one object; remove one")
+            raise DataError(f"{reprlib.repr(name)} stands twice in one object or list; remove one")
         found[name] = value
     return found
 
 
-def _decode(line):
-    """The JSON value of one line of bytes."""
+def _decode(raw):
+    """The JSON object in bytes."""
     try:
-        return json.loads(line.decode("utf-8"), object_pairs_hook=_unique)
-    except DataError:
-        raise
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 at byte {error.start + 1} of the line; convert the file") from None
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON ({error}); the file must hold one JSON object a line") from None
+        why = error if isinstance(error, DataError) else f"not JSON in UTF-8 ({error}); data is one object a line"
+        raise DataError(why) from None
+    if not isinstance(value, dict):
+        raise DataError(f"expected a JSON object, found {reprlib.repr(value)}")
+    return value
 
 
 def _load(path, skip_bad_rows, mcqa_zero_based, responses):
@@ -264,17 +254,14 @@ def _token_ids(path, size):
     """{"eos_token_id": [ids], "pad_token_id": [id]} as far as a model's configuration file names them."""
     if not path.exists():
         return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise DataError(f"{path}: expected an object, found {reprlib.repr(config)}")
     found = {}
-    for name, value in _kept(config, "eos_token_id", "pad_token_id").items():
-        found[name] = value if isinstance(value, list) else [value]
-        if not found[name] or not all(type(i) is int and 0 <= i < size for i in found[name]):
-            raise DataError(f"{path}: {name}: {reprlib.repr(value)} is no id of a tokenizer of {size} tokens")
+    try:
+        for name, value in _kept(_decode(path.read_bytes()), "eos_token_id", "pad_token_id").items():
+            found[name] = value if isinstance(value, list) else [value]
+            if not found[name] or not all(type(i) is int and 0 <= i < size for i in found[name]):
+                raise DataError(f"{name}: {reprlib.repr(value)} is no id of a tokenizer of {size} tokens")
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     return found
 
 
@@ -285,19 +272,16 @@ class Tokenizer:
     def __init__(self, directory):
         directory = Path(directory)
         path = directory / "tokenizer.json"
-        if not path.exists():
-            raise DataError(f"{path}: no such file; the model directory must hold its tokenizer")
         try:
             self.core = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises nothing narrower
-            raise DataError(f"{path}: not a tokenizer ({error})") from None
+            raise DataError(f"{path}: no tokenizer, which a model directory must hold ({error})") from None
         # A question that contains "<|im_end|>" is plain text, so that a data row cannot forge a turn.
         self.core.encode_special_tokens = True
         self.start_id, self.end_id = (self.core.token_to_id(t) for t in ("<|im_start|>", "<|im_end|>"))
-        if self.start_id is None or self.end_id is None:
-            raise DataError(f"{path}: lacks <|im_start|> or <|im_end|>, which the chat format needs")
-        if {self.start_id, self.end_id} & set(self.encode("<|im_start|><|im_end|>")):
-            raise DataError(f"{path}: <|im_start|> and <|im_end|> must be marked special, else data can forge a turn")
+        if not {self.start_id, self.end_id}.isdisjoint([None, *self.encode("<|im_start|><|im_end|>")]):
+            raise DataError(f"{path}: lacks <|im_start|> or <|im_end|>, which the chat format needs, or they are not "
+                            "marked special, so that data can forge a turn")
         self.size = max(self.core.get_vocab(with_added_tokens=True).values()) + 1
         ids = {**_token_ids(directory / "config.json", self.size),
                **_token_ids(directory / "generation_config.json", self.size)}  # the latter has the last word

@@ -15,10 +15,10 @@ Written to DIR/eval/: NAME.responses.jsonl (every response with its scores, as t
 NAME.json.1.
 """
 
-import argparse
 import json
 import math
 from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import clinic
@@ -28,10 +28,31 @@ import run
 from checkpoint import load_model, write_json
 from data import encode_prompts, load_questions, load_tokenizer
 from judge import count_measures, open_judge
+from run import option
 from sampler import generate
 from stream import digest_of, fingerprint, rewrite, streamed
 
-BREAKDOWNS = ("system", "kind", "subject_name", "body_system", "question_type", "medical_task", "meta_info")
+
+@dataclass
+class Config:
+    """The whole configuration; every field but the directory is a flag."""
+
+    directory: str = option("", "a run directory or any Hugging Face model directory", positional=True)
+    data: list = option([], "question files; none: the clinic's test cases")
+    limit: int = option(0, "only the first so many questions of each file; 0: all")
+    votes: int = option(1, "samples a question, for the majority vote")
+    objective: str = option("", "whose prompt; none: the run's, else crpo", choices=["", *rewards.WEIGHTS])
+    temperature: float = option(1.0, "0: greedy")
+    top_p: float = option(1.0, "nucleus; 1: off")
+    top_k: int = option(0, "0: off")
+    max_new_tokens: int = option(0, "0: the run's own, else 4096 or half the context")
+    max_rows: int = option(0, "responses in flight; 0: the run's own, else 64")
+    seed: int = option(0, "fixes every response")
+    skip_bad_rows: bool = option(False, "count and list bad rows instead of stopping")
+    mcqa_zero_based: bool = option(False, "MedMCQA's cop counts from 0")
+    judge: str = option("", "a model directory that counts the eight measures as well")
+    compare: list = option([], "only compare evaluations of these directories")
+    json: str = option("", "write all tables into this file as well")
 
 
 def wilson(right, n, z=1.96):
@@ -113,142 +134,95 @@ def aggregate(rows, weights):
     return table
 
 
-def breakdown(rows, questions):
-    """{name: {value: {"questions", "accuracy"}}} for each of BREAKDOWNS that the questions' meta has, largest first."""
-    groups = {}
-    for row, question in zip(rows, questions):
-        share = sum(r["accuracy"] for r in row["responses"]) / max(len(row["responses"]), 1)
-        for name in BREAKDOWNS:
-            if name in question.meta:
-                groups.setdefault(name, {}).setdefault(str(question.meta[name]), []).append(share)
-    return {name: {value: {"questions": len(shares), "accuracy": sum(shares) / len(shares)}
-                   for value, shares in sorted(of.items(), key=lambda item: (-len(item[1]), item[0]))}
-            for name, of in groups.items()}
+def evaluate(model, tokenizer, questions, config, processes, path=None, settings=None, weights=None):
+    """Answer every question config.votes times on an unsharded model and score the answers; processes share the work.
 
-
-def evaluate(model, tokenizer, questions, objective, processes, max_new_tokens, temperature=1.0, votes=1, top_p=1.0,
-             top_k=0, seed=0, max_rows=0, path=None, settings=None, weights=None):
-    """Answer every question `votes` times on an unsharded model and score the answers; processes share the questions.
-
-    -> aggregate()'s table and `settings`, with "rows" (one a question, in order) and "example" (the first question
-    answered, and its response) beside it. With a path the rows are written there and continued, where made with the
-    same settings (stream.py). weights: of the reward, in place of the objective's. ValueError if no prompt fits into
-    the context beside max_new_tokens.
+    config: a Config whose objective and max_new_tokens are given. -> aggregate()'s table with `settings`; the rows,
+    one a question, in order; the first question answered and its response. With a path the rows are written there and
+    continued, where made with the same settings (stream.py). weights: of the reward, in place of the objective's.
+    ValueError if no prompt fits into the context beside max_new_tokens.
     """
-    limit = model.config.max_position_embeddings - max_new_tokens
-    prompts = encode_prompts(tokenizer, questions, objective, limit)
+    limit = model.config.max_position_embeddings - config.max_new_tokens
+    prompts = encode_prompts(tokenizer, questions, config.objective, limit)
     if not any(prompts):
         raise ValueError(f"none of the {len(prompts)} prompts fits into {limit} tokens; lower --max-new-tokens")
 
     def answer(batch):
         asked = [i for i in batch if prompts[i]]
         # the last two part them from training's
-        seeds = [[(seed, i, vote, 0, 1) for vote in range(votes)] for i in asked]
-        groups = generate(model, [prompts[i] for i in asked], seeds, max_new_tokens, tokenizer.eos_ids, temperature,
-                          top_p, top_k)
+        seeds = [[(config.seed, i, vote, 0, 1) for vote in range(config.votes)] for i in asked]
+        groups = generate(model, [prompts[i] for i in asked], seeds, config.max_new_tokens, tokenizer.eos_ids,
+                          config.temperature, config.top_p, config.top_k)
         found = {i: [{"text": tokenizer.decode(r.ids[:-1] if r.finished else r.ids), "length": len(r.ids),
                       "finished": r.finished} for r in group] for i, group in zip(asked, groups)}
         return [question_row(questions[i], found.get(i, [])) for i in batch]
 
     # A share each where nothing bounds a batch; else batches that do not depend on the number of processes.
-    size = max(1, max_rows // votes) if max_rows else -(-len(questions) // processes.world)
+    size = max(1, config.max_rows // config.votes) if config.max_rows else -(-len(questions) // processes.world)
     settings = {**(settings or {}), "prompts": digest_of(prompts)}  # of the questions, the format and the tokenizer
     rows = streamed([q.id for q in questions], size, answer, processes, path, settings,
                     lambda i, row: question_row(questions[i], row["responses"]))
     example = next((q, row["responses"][0]["text"]) for q, row in zip(questions, rows) if row["responses"])
-    table = aggregate(rows, weights or rewards.WEIGHTS[objective])
-    return {**table, **settings, "settings": digest_of(settings), "rows": rows, "example": example}
+    table = aggregate(rows, weights or rewards.WEIGHTS[config.objective])
+    return {**table, **settings, "settings": digest_of(settings)}, rows, example
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("directory", nargs="?", help="a run directory or any Hugging Face model directory")
-    parser.add_argument("--data", nargs="+", default=[], help="question files; none: the clinic's test cases")
-    parser.add_argument("--limit", type=int, default=0, help="only the first so many questions of each file; 0: all")
-    parser.add_argument("--votes", type=int, default=1, help="samples a question, for the majority vote")
-    parser.add_argument("--objective", choices=list(rewards.WEIGHTS), help="whose prompt; none: the run's, else crpo")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0: greedy")
-    parser.add_argument("--top-p", type=float, default=1.0, help="nucleus; 1: off")
-    parser.add_argument("--top-k", type=int, default=0, help="0: off")
-    parser.add_argument("--max-new-tokens", type=int, default=0, help="0: the run's own, else 4096 or half the context")
-    parser.add_argument("--max-rows", type=int, default=0, help="responses in flight; 0: the run's own, else 64")
-    parser.add_argument("--seed", type=int, default=0, help="fixes every response")
-    parser.add_argument("--skip-bad-rows", action="store_true", help="count and list bad rows instead of stopping")
-    parser.add_argument("--mcqa-zero-based", action="store_true", help="MedMCQA's cop counts from 0")
-    parser.add_argument("--judge", metavar="DIR", help="a model directory that counts the eight measures as well")
-    parser.add_argument("--compare", nargs="+", metavar="DIR", help="only compare evaluations of these directories")
-    parser.add_argument("--json", help="write all tables into this file as well")
-    args = parser.parse_args()
-
-    if bool(args.directory) == bool(args.compare):
+def main(config):
+    if bool(config.directory) == bool(config.compare):
         raise ValueError("give a model directory to evaluate, or --compare and directories that are evaluated")
-    if args.compare:
-        comparison = compare.compare(args.compare)
-        print(compare.report(comparison))
-        if args.json:
-            write_json(args.json, comparison)
-        return
-    if args.votes < 1 or args.limit < 0:
+    if config.compare:
+        return compare.show(config.compare, config.json)
+    if config.votes < 1 or config.limit < 0:
         raise ValueError("--votes must be at least 1 and --limit at least 0")
-    directory = Path(args.directory)
+    directory = Path(config.directory)
     sets = {}
-    for path in args.data:
+    for path in config.data:
         name = Path(path).name.split(".")[0]
         if name in sets:
             raise ValueError(f"two data files are named {name}; rename one, as results are kept by that name")
-        sets[name] = load_questions(path, args.skip_bad_rows, args.mcqa_zero_based)
+        sets[name] = load_questions(path, config.skip_bad_rows, config.mcqa_zero_based)[:config.limit or None]
     if not sets:
-        sets["clinic"] = clinic.make_questions(args.limit or 400, seed=0, split="test")
-    sets = {name: questions[:args.limit or None] for name, questions in sets.items()}
+        sets["clinic"] = clinic.make_questions(config.limit or 400, seed=0, split="test")
     processes = run.start()
-    judge = args.judge and open_judge(args.judge, processes)
+    judge = config.judge and open_judge(config.judge, processes)
     results = directory / "eval"
-    policy, _ = run.resolve_model(args.directory)
+    policy, _ = run.resolve_model(config.directory)
     if processes.main:
         results.mkdir(exist_ok=True)  # what cannot be written should fail before hours of sampling
-    tokenizer = load_tokenizer(args.directory, policy.config.vocab_size)
+    tokenizer = load_tokenizer(config.directory, policy.config.vocab_size)
     made_by = directory / "run.json"
     trained = json.loads(made_by.read_text(encoding="utf-8")) if made_by.exists() else {}
-    objective = args.objective or trained.get("objective", "crpo")
-    half = policy.config.max_position_embeddings // 2
-    max_new_tokens = args.max_new_tokens or trained.get("max_new_tokens") or min(4096, half)
-    max_rows = args.max_rows or trained.get("max_rows") or 64
+    most = trained.get("max_new_tokens") or min(4096, policy.config.max_position_embeddings // 2)
+    config = replace(config, objective=config.objective or trained.get("objective", "crpo"),
+                     max_new_tokens=config.max_new_tokens or most,
+                     max_rows=config.max_rows or trained.get("max_rows") or 64)
     policy = policy.to(processes.device, processes.dtype).eval()
-    settings = {"objective": objective, "temperature": args.temperature, "votes": args.votes, "top_p": args.top_p,
-                "top_k": args.top_k, "max_new_tokens": max_new_tokens, "seed": args.seed, "dtype": str(processes.dtype),
+    asked = ("objective", "temperature", "votes", "top_p", "top_k", "max_new_tokens", "seed")
+    settings = {**{name: getattr(config, name) for name in asked}, "dtype": str(processes.dtype),
                 "weights": processes.gather(processes.main and fingerprint(directory))[0]}
     tables, rows = {}, {}
     for name, questions in sets.items():
-        result = evaluate(policy, tokenizer, questions, objective, processes, max_new_tokens, args.temperature,
-                          args.votes, args.top_p, args.top_k, args.seed, max_rows,
-                          results / f"{name}.responses.jsonl", settings)
-        rows[name] = result.pop("rows")
-        result.pop("example")
-        tables[name] = {**result, "breakdown": breakdown(rows[name], questions)}
+        path = results / f"{name}.responses.jsonl"
+        table, rows[name], _ = evaluate(policy, tokenizer, questions, config, processes, path, settings)
+        tables[name] = {**table, "breakdown": compare.breakdown(rows[name], questions)}
         if processes.main:
             write_json(results / f"{name}.json", tables[name])
     del policy
-    counting = judge and load_model(args.judge).to(processes.device, processes.dtype).eval()
+    counting = judge and load_model(config.judge).to(processes.device, processes.dtype).eval()
     for name, questions in sets.items() if judge else ():
-        rows[name], verdicts = count_measures(judge, counting, questions, rows[name], processes, max_rows,
+        rows[name], verdicts = count_measures(judge, counting, questions, rows[name], processes, config.max_rows,
                                               results / f"{name}.judged.jsonl")
-        tables[name] |= {**aggregate(rows[name], rewards.WEIGHTS[objective]), **verdicts}
+        tables[name] |= {**aggregate(rows[name], rewards.WEIGHTS[config.objective]), **verdicts}
         if processes.main:
             rewrite(results / f"{name}.responses.jsonl", rows[name])
             write_json(results / f"{name}.json", tables[name])
     if processes.main:
-        print(f"{directory}: {objective} prompt, temperature {args.temperature:g}, samples {args.votes}, "
-              f"at most {max_new_tokens} tokens, seed {args.seed}\n")
-        compare.print_tables(tables, {"right", "pass@1", "prompts", "settings", *settings})
+        compare.print_tables(directory, tables, {"right", "pass@1", "prompts", "settings", *settings})
         print(f"\nwritten: {results}/ NAME.json, NAME.responses.jsonl{', NAME.judged.jsonl' if judge else ''}")
-        if args.json:
-            write_json(args.json, tables)
+        if config.json:
+            write_json(config.json, tables)
     run.stop()
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, RuntimeError) as error:
-        run.fail(error, "a smaller --max-rows or --max-new-tokens")
+    run.script(main, Config, __doc__, "a smaller --max-rows or --max-new-tokens")

@@ -5,9 +5,10 @@
     logits = RMSNorm(x) W^T              W = the embedding when tie_word_embeddings
 
 Qwen2 has a bias on q, k and v. Qwen3 has none and normalises each head of q and k (RMSNorm over Dh).
-Parameter names are Hugging Face's, so a checkpoint loads without a table. Attention itself is torch's
-scaled_dot_product_attention. checkpoint.py loads and saves, and refuses what is not computed here (sliding windows,
-scaled rotary positions, mixture of experts).
+Parameter names are Hugging Face's, so a checkpoint loads without a table. Attention is torch's
+scaled_dot_product_attention, but for the tokens that decode against a cache, which is by hand (Cache.decode).
+checkpoint.py loads and saves, and refuses what is not computed here (sliding windows, scaled rotary positions, mixture
+of experts).
 
 Legend: B prompts, G rollouts, N = B*G, T tokens, S cache slots, L layers, D model, H heads, Hk key/value heads,
 Dh head size, V vocabulary.
@@ -356,10 +357,9 @@ class Decoder(nn.Module):
         cos, sin = rotary(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
         for i, layer in enumerate(self.model.layers):
             attention = partial(attend, i) if attend else causal
-            if self.checkpoint_layers and torch.is_grad_enabled():
-                x = checkpoint(layer, x, cos, sin, attention, use_reentrant=False)
-            else:
-                x = layer(x, cos, sin, attention)
+            # where gradients are off, checkpoint only calls the layer
+            forward = partial(checkpoint, layer, use_reentrant=False) if self.checkpoint_layers else layer
+            x = forward(x, cos, sin, attention)
         return self.model.norm(x)
 
     def forward(self, ids, positions=None, attend=None, last=None):

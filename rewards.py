@@ -49,14 +49,9 @@ def fold(text):
 
 def boxes(text):
     r"""The contents of every \boxed{...}, in order, braces balanced; None for one that is never closed."""
-    for part in text.split("\\boxed")[1:]:
-        part = part.lstrip()
+    for part in re.split(r"\\boxed\s*", text)[1:]:
         if not part.startswith("{"):
             continue  # the bare word, without braces, is no box
-        inside, closing, _ = part[1:].partition("}")
-        if closing and "{" not in inside:  # most are flat, and counting braces takes three times as long
-            yield inside
-            continue
         depth = 0
         for brace in BRACE.finditer(part):
             depth += 1 if brace[0] == "{" else -1
@@ -104,13 +99,8 @@ def extract_answer(response, options):
     """
     if not any(True for tag in ("conclusion", "answer") for block in blocks(response, tag) for _ in boxes(block)):
         return None
-    answer = None
-    for content in set(boxes(response)):
-        letter = box_letter(content, options)
-        if letter is None or answer not in (None, letter):
-            return None
-        answer = letter
-    return answer
+    named = {box_letter(content, options) for content in set(boxes(response))}
+    return named.pop() if len(named) == 1 else None
 
 
 def accuracy(response, question):
@@ -206,11 +196,8 @@ UNITS = word_set("% ° ℃ ℉ c f mg g kg mcg µg μg ng pg l dl ml µl mmol me
 
 def sentences(text):
     """The sentences of the first READ characters as lists of at most 80 tokens; markup and headings end a sentence."""
-    found = []
-    for sentence in filter(str.strip, SENTENCE_END.split(MARKUP.sub(". ", text[:READ]))):
-        tokens = tokens_of(sentence)
-        found += [tokens[i:i + 80] for i in range(0, len(tokens), 80)]
-    return found
+    whole = map(tokens_of, SENTENCE_END.split(MARKUP.sub(". ", text[:READ])))
+    return [tokens[i:i + 80] for tokens in whole for i in range(0, len(tokens), 80)]
 
 
 def is_real(text):
@@ -481,8 +468,7 @@ def loops(tokens):
     more wherever it stands.
     """
     number, marked = {}, np.zeros(len(tokens), dtype=bool)
-    plain = {t: number.setdefault(t.lower().strip(".,;:!?"), len(number)) for t in set(tokens)}
-    ids = np.array([plain[t] for t in tokens], dtype=np.int64)
+    ids = np.array([number.setdefault(t.lower().strip(".,;:!?"), len(number)) for t in tokens], dtype=np.int64)
     for period in range(1, LONGEST_PERIOD + 1):
         same = (ids[period:] == ids[:-period]).tobytes()  # same[i]: token i + period equals token i
         for run in re.finditer(b"\x01{%d,}" % (period + 1), same):
@@ -492,8 +478,7 @@ def loops(tokens):
         if end - start >= 4:
             sentence = ids[start:end].tobytes()
             seen[sentence] += 1
-            if seen[sentence] > 2:
-                marked[start:end] = True
+            marked[start:end] |= seen[sentence] > 2
     return marked
 
 
@@ -576,6 +561,7 @@ def refusals(response, question):
         if letter is None or letter in rejected or others and letter in own:
             continue
         reason = rejection_reason(sentence, letter, case)
+        # The next one first: a reason mostly follows what it rejects, and the previous one may be another option's.
         for near in said[place + 1:place + 2] + said[max(0, place - 1):place]:
             if not reason and not named_options(near, case):
                 reason = rejection_reason(near, letter, case)
@@ -616,7 +602,7 @@ def claims(sentence):
             start = place + 1
             reason = start if token in ("because", "since", "as") else reason
         elif (token in ATTRIBUTION or token in POINTS and after == ["to"]
-              or token == "present" and sentence[place - 1] in COPULA):
+              or token == "present" and not COPULA.isdisjoint(sentence[max(0, place - 1):place])):
             end = next((i for i in range(place, start, -1) if sentence[i - 1] not in AUXILIARY), start)
             yield slice(start, end)
             start = place + 1
@@ -638,7 +624,8 @@ def unsupported(response, question):
     for sentence in sentences(response):
         values = wrong_values(sentence, case) if GENERAL.isdisjoint(sentence) else []
         for claim in claims(sentence):
-            for phrase in split_phrases(sentence[claim]):
+            for joint, tokens in groupby(sentence[claim], JOINTS.__contains__):
+                phrase = [] if joint else list(tokens)
                 words = [w for w in phrase if w not in EMPTY and w not in UNITS and not is_number(w)]
                 missing = [w for w in words if w not in case.words and w not in case.option_words]
                 enough = len(words) <= 3 or 5 * len(missing) >= 2 * len(words)
@@ -647,10 +634,6 @@ def unsupported(response, question):
                     values = [v for v in values if v not in phrase]
         wrong.update(dict.fromkeys(values))
     return list(wrong)
-
-
-def split_phrases(tokens):
-    return [list(phrase) for joint, phrase in groupby(tokens, JOINTS.__contains__) if not joint]
 
 
 def grounding(response, question):
@@ -710,9 +693,9 @@ def behaviours(response):
 # --- together -----------------------------------------------------------------------------------------------------
 
 def score(response, question):
-    """Every objective of one response, by name, in the order of OBJECTIVES."""
+    """Every objective of one response, by the name of its verifier, in the order of OBJECTIVES."""
     verifiers = (accuracy, clinical, consistency, thinking, grounding, coverage)
-    return {name: verifier(response, question) for name, verifier in zip(OBJECTIVES, verifiers)}
+    return {verifier.__name__: verifier(response, question) for verifier in verifiers}
 
 
 def total(scores, weights):

@@ -1,4 +1,4 @@
-"""One run on its processes and on disk: command line, device, process group, sharding, metrics, the run directory.
+"""One run on its processes and on disk: command line, device, process group, sharding, the run directory.
 
 What a training script needs around its algorithm, and nothing of the algorithm. There is one code path: a plain
 `python` start is a process group of one, sharded over one.
@@ -42,7 +42,7 @@ PATIENCE = timedelta(minutes=30)
 
 
 def option(default, help, **metadata):
-    """A dataclass field that parse_config turns into a flag. metadata: choices."""
+    """A dataclass field that parse_config turns into a flag. metadata: choices, or positional=True: no flag."""
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help, **metadata})
     return field(default=default, metadata={"help": help, **metadata})
@@ -59,7 +59,9 @@ def parse_config(config_class, description, presets=None, argv=None):
         flag = "--" + item.name.replace("_", "-")
         default = item.default_factory() if item.default is MISSING else item.default
         given = {"default": default, "help": item.metadata["help"]}
-        if item.type is bool:
+        if item.metadata.get("positional"):
+            parser.add_argument(item.name, nargs="?", **given)
+        elif item.type is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **given)
         elif item.type is list:
             parser.add_argument(flag, nargs="+", **given)
@@ -304,12 +306,12 @@ class RunDirectory:
             print(f"{folder} is damaged; going back to the state before it", flush=True)
         return False
 
-    def keep_state(self, model, optimizer, step, steps, values, stopping, best=None):
+    def keep_state(self, model, optimizer, schedule, step, steps, values, stopping, best=None):
         """After a step: save a state where one is due, and end the run where a signal has come to any process (exit
         status 1). A collective. values: JSON, what load_state returns; best: a second model to keep."""
         stopping = self.processes.sum([stopping])[0] > 0
         if stopping or self.save_every and step % self.save_every == 0 and step < steps:
-            saved = self.save_state(model, optimizer, step, values, best)
+            saved = self.save_state(model, optimizer, step, {**values, "schedule": schedule.state_dict()}, best)
         if stopping:
             where = "there" if saved else "the last state, if there is one"
             self.processes.say(f"\nstopped after step {step}, on a signal; the same command goes on from {where}")
@@ -347,8 +349,8 @@ class RunDirectory:
         for old in sorted(f for f in folder.parent.glob("step-*[0-9]") if f <= folder)[:-KEPT_STATES]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def load_state(self, model, optimizer, best=None):
-        """Restore a continued run's models and optimizer, and cut its logs back to that step. -> the saved values"""
+    def load_state(self, model, optimizer, schedule, best=None):
+        """Restore a continued run's models, optimizer and schedule, and cut its logs back. -> the saved values"""
         folder = Path(self.continued)
         state = _state(model, optimizer, best)
         try:
@@ -359,6 +361,7 @@ class RunDirectory:
         if best:
             best.load_state_dict(state["best"])
         values = json.loads((folder / "values.json").read_text(encoding="utf-8"))
+        schedule.load_state_dict(values["schedule"])
         self.processes.on_main(self._cut_logs, values["step"])
         self.processes.say(f"continuing {self.path} after step {values['step']}")
         return values
@@ -458,35 +461,6 @@ def _is_whole(folder):
         return False
 
 
-def status(row, weights, target_kl):
-    """A row of metrics as the text beside the progress bar: the reward, the objectives in it, and how it goes."""
-    parts = " ".join(f"{name} {row[name]:.2f}" for name, weight in weights.items() if weight)
-    text = f"reward {row['reward']:.2f} ({parts})"
-    for name in ("kl", "entropy"):
-        if row[name] is not None:
-            text += f" {name} {row[name]:.3f}" + (f"/{target_kl:g}" if name == "kl" and target_kl else "")
-    return f"{text} length {row['length']:.0f}, {row['tokens'] / row['seconds']:,.0f} tokens/s"
-
-
-def report_troubles(row, before, kl_limit, processes):
-    """Print what is off in a step's row of metrics, once when it begins. before: what this returned for the last step,
-    {} at first. kl_limit: 0 if there is none."""
-    most = max(before.get("answered", 0), row["answered"])
-    checks = [
-        ("ties", row["skipped"] > 0.8,
-         f"{row['skipped']:.0%} of the groups teach nothing: all rollouts of such a group earn the same"),
-        ("kl", kl_limit and row["kl"] > kl_limit,
-         f"KL {row['kl']} is over its limit {kl_limit:.3g}; the step only pulls back to the start model"),
-        ("answered", row["answered"] < 0.8 * most,
-         f"{row['answered']:.0%} of the responses name an option, it was {most:.0%}"),
-        ("cut", row["cut"] == 1, "every response is cut; see --max-new-tokens"),
-    ]
-    for name, off, text in checks:
-        if off and name not in before.get("off", ()):
-            processes.say(f"\nwarning: step {row['step']}: {text}")
-    return {"answered": most, "off": [name for name, off, _ in checks if off]}
-
-
 def catch_signals():
     """From now on SIGTERM and SIGINT only set what the returned function tells: whether one has come."""
     caught = []
@@ -507,3 +481,11 @@ def fail(error, memory=""):
         sys.exit(f"\nerror: process {rank}: another process of this run is gone or stands still; torchrun's summary "
                  f"names it, and the same command goes on from the last state ({text[:150]})")
     sys.exit(f"error: {error}")
+
+
+def script(main, config_class, doc, memory, presets=None):
+    """Run a script's main on its command line; doc: the script's, whose first line describes it; memory: of fail()."""
+    try:
+        main(parse_config(config_class, doc.split("\n")[0], presets))
+    except (ValueError, OSError, RuntimeError) as error:
+        fail(error, memory)

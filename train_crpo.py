@@ -25,6 +25,7 @@ import math
 import re
 import time
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,11 @@ import torch
 from tqdm import tqdm
 
 import clinic
+import metrics
 import rewards
 import run
 from data import encode_prompts, load_questions, load_tokenizer
-from eval import evaluate, wilson
+from eval import Config as EvalConfig, evaluate
 from model import Packed
 from run import option
 from sampler import Rollout, generate
@@ -174,11 +176,8 @@ def brake(optimizer, schedule):
 
 def step_questions(questions, step, prompts, seed):
     """The `prompts` indices of one step: each epoch is its own permutation, fixed by seed; steps run through them."""
-    picked = []
-    for position in range(step * prompts, (step + 1) * prompts):
-        epoch, offset = divmod(position, questions)
-        picked.append(int(np.random.default_rng((seed, epoch)).permutation(questions)[offset]))
-    return picked
+    places = [divmod(place, questions) for place in range(step * prompts, (step + 1) * prompts)]
+    return [int(np.random.default_rng((seed, epoch)).permutation(questions)[offset]) for epoch, offset in places]
 
 
 def micro_batches(batch, limit):
@@ -186,13 +185,12 @@ def micro_batches(batch, limit):
     more. A prompt counts once for the rollouts that follow each other. Groups stand together, sorted by their longest
     rollout, so that little of attention is padding.
     """
-    group = {}
+    groups = {}
     for n, (prompt, rollout) in enumerate(batch):
-        longest, first = group.get(tuple(prompt), (0, n))
-        group[tuple(prompt)] = (max(longest, len(rollout.ids)), first)
-    order = sorted(range(len(batch)), key=lambda n: (*group[tuple(batch[n][0])], len(batch[n][1].ids)))
+        groups.setdefault(tuple(prompt), []).append((len(rollout.ids), n))
+    ordered = sorted(map(sorted, groups.values()), key=lambda group: group[-1][0])
     parts, size, before = [], 0, None
-    for n in order:
+    for _, n in chain(*ordered):
         prompt, rollout = batch[n]
         cost = len(rollout.ids) + len(prompt) * (prompt != before)
         if not parts or size + cost > limit:
@@ -255,30 +253,6 @@ def update(model, optimizer, batch, advantage, ref_logprob, beta, config, proces
     return dict(zip(UPDATE_METRICS, [*means, norm], strict=True))
 
 
-def group_metrics(reward, scale, parts, names, rollouts, answered, total, config, processes):
-    """Means over all processes' rollouts. reward: [b, G, M] of every objective, parts: [b, G, M] theirs in the
-    advantage, answered: how many name an option, total: [b, G] weighted.
-
-    For each objective its mean, its spread (mean over groups of the standard deviation within), the share of groups
-    in which it is a tie, and its share of the advantage's variance: who is steering. skipped: groups without advantage.
-    """
-    advantage, tied = parts.sum(-1), ties(reward, scale, config.noise)  # [b, G], [b, 1, M]
-    flat = [r for group in rollouts for r in group]
-    by_rollout = {"reward": total.sum(), "answered": answered, "length": sum(len(r.ids) for r in flat),
-                  "cut": sum(not r.finished for r in flat)}
-    by_group, by_variance = {"skipped": (advantage == 0).all(1).sum()}, {}
-    for i, name in enumerate(names):
-        by_rollout[name] = reward[..., i].sum()
-        by_group |= {f"{name}_spread": reward[..., i].std(1).sum(), f"{name}_tie": tied[..., i].sum()}
-        by_variance[f"{name}_steers"] = (parts[..., i] * advantage).sum()
-    sums = {**by_rollout, **by_group, **by_variance}
-    counts = len(flat), len(rollouts), (advantage ** 2).sum()
-    *values, n, groups, power = processes.sum([float(x) for x in (*sums.values(), *counts)])
-    count = dict.fromkeys(by_rollout, n) | dict.fromkeys(by_group, groups) | dict.fromkeys(by_variance, power or 1)
-    means = {name: value / count[name] for name, value in zip(sums, values)}
-    return {**means, "tokens": means["length"] * n}
-
-
 def main(config):
     # 0. Data, models, optimizer
     for name in ("prompts", "minibatches", "micro_tokens", "max_new_tokens"):
@@ -298,16 +272,13 @@ def main(config):
     policy, tokenizer_files = run.resolve_model(config.model, config.tokenizer, config.seed)
     tokenizer = load_tokenizer(config.tokenizer or config.model, policy.config.vocab_size)
     train, held_out = load_data(config)
-    room = policy.config.max_position_embeddings - config.max_new_tokens
-    if room < 1:
-        raise ValueError(f"--max-new-tokens {config.max_new_tokens} leaves no room for a prompt in a context of "
-                         f"{policy.config.max_position_embeddings}")
-    limit = min(config.max_prompt_tokens, room)
+    limit = min(config.max_prompt_tokens, policy.config.max_position_embeddings - config.max_new_tokens)
     prompts = encode_prompts(tokenizer, train, config.objective, limit)
     train = [q for q, p in zip(train, prompts) if p]
     prompts = [p for p in prompts if p]
     if not train:
-        raise ValueError(f"no prompt fits into {limit} tokens; see --max-prompt-tokens")
+        raise ValueError(f"no prompt fits into {limit} tokens, the lesser of --max-prompt-tokens and what "
+                         f"--max-new-tokens leaves of a context of {policy.config.max_position_embeddings}")
     steps = config.steps or math.ceil(config.epochs * len(train) / config.prompts)
     directory = run.RunDirectory(config.out, config, processes, tokenizer_files)
     policy.checkpoint_layers = config.checkpoint_layers
@@ -316,24 +287,23 @@ def main(config):
     actor = run.full_copy(policy.config, processes)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / max(config.warmup, 1)))
-    names = list(rewards.OBJECTIVES)
-    weight = torch.tensor([weights.get(name, 0.0) for name in names], dtype=torch.float64)  # [M]
+    weight = torch.tensor([weights.get(name, 0.0) for name in rewards.OBJECTIVES], dtype=torch.float64)  # [M]
     scale = torch.tensor(list(rewards.OBJECTIVES.values()), dtype=torch.float64)  # [M]
-    first, beta, refused, before = 0, config.beta, False, None
+    first, beta, refused = 0, config.beta, False
     if directory.continued:
-        values = directory.load_state(policy, optimizer)
+        values = directory.load_state(policy, optimizer, schedule)
         first, beta, refused = values["step"], values["beta"], values["refused"]
-        schedule.load_state_dict(values["schedule"])
     stopping = run.catch_signals()
 
-    def held_out_result():
+    def held_out_result(when):
         run.copy_weights(policy, actor)
-        return evaluate(actor, tokenizer, held_out, config.objective, processes, config.max_new_tokens,
-                        config.temperature, seed=config.seed, max_rows=config.max_rows, weights=weights)
+        asked = EvalConfig(objective=config.objective, temperature=config.temperature, seed=config.seed,
+                           max_new_tokens=config.max_new_tokens, max_rows=config.max_rows)
+        result, _, example = evaluate(actor, tokenizer, held_out, asked, processes, weights=weights)
+        metrics.report_accuracy(result, when, processes)
+        return example
 
-    if held_out and not first:
-        before = held_out_result()
-        report(processes, "before", before)
+    before = held_out_result("before") if held_out and not first else None
     troubles = {}
     bar = tqdm(range(first, steps), initial=first, total=steps, disable=not processes.main, dynamic_ncols=True)
     for step in bar:
@@ -354,7 +324,7 @@ def main(config):
         scores = [[rewards.score(text, q) for text in group] for group, q in zip(texts, questions)]
         answered = sum(rewards.extract_answer(text, q.options) is not None
                        for group, q in zip(texts, questions) for text in group)
-        reward = [[[s[name] for name in names] for s in group] for group in scores]
+        reward = [[[s[name] for name in rewards.OBJECTIVES] for s in group] for group in scores]
         reward = torch.tensor(reward, dtype=torch.float64)  # [b, G, M]; float32 would give ties a spread of 1e-7
         total = (reward * weight).sum(-1)  # [b, G]
         advantage, parts = advantages(reward, weight, scale, config.advantage, config.floor, config.noise)
@@ -386,29 +356,27 @@ def main(config):
         clock.append(time.perf_counter())
 
         # 5. Log
-        row = {"step": step + 1, **group_metrics(reward, scale, parts, names, rollouts, answered, total, config,
-                                                    processes)}
-        row["nonfinite"] = sum("nonfinite" in u for u in updates)
+        tied = ties(reward, scale, config.noise)
+        row = {"step": step + 1, **metrics.group_metrics(reward, tied, parts, total, rollouts, answered, processes)}
         done = [u for u in updates if "loss" in u]
         row |= {name: sum(u[name] for u in done) / len(done) if done else None for name in UPDATE_METRICS}
         row["logprob_gap"] = done[0]["logprob_gap"] if done else None  # later updates have moved the policy on purpose
-        row |= {"kl": kl, "beta": beta, "refused": refused}
+        row |= {"nonfinite": sum("nonfinite" in u for u in updates), "kl": kl, "beta": beta, "refused": refused}
         beta = steered_beta(beta, kl, config.target_kl)
         row["seconds"] = clock[-1] - clock[0]
         phases = ("sample", "score", "reference", "update")
         row |= {f"seconds_{name}": b - a for name, a, b in zip(phases, clock, clock[1:])}
-        directory.log(row, sample_rows(step + 1, bad, questions, texts, rollouts, scores, total, advantage, parts,
-                                       weights, processes))
-        bar.set_postfix_str(run.status(row, weights, config.target_kl))
-        troubles = run.report_troubles(row, troubles, KL_LIMIT * config.target_kl, processes)
-        directory.keep_state(policy, optimizer, step + 1, steps, {"beta": beta, "refused": refused,
-                                                                  "schedule": schedule.state_dict()}, stopping())
+        directory.log(row, metrics.sample_rows(step + 1, bad, questions, texts, rollouts, scores, total, advantage,
+                                               parts, weights, processes))
+        bar.set_postfix_str(metrics.status(row, weights, config.target_kl))
+        troubles = metrics.report_troubles(row, troubles, KL_LIMIT * config.target_kl, processes)
+        values = {"beta": beta, "refused": refused}
+        directory.keep_state(policy, optimizer, schedule, step + 1, steps, values, stopping())
 
     directory.save(policy, tokenizer)
-    after = held_out_result() if held_out else None
-    report(processes, "after", after)
+    after = held_out_result("after") if held_out else None
     if before:
-        show_example(processes, before, after)
+        metrics.show_example(before, after, processes)
     processes.say(f"\nwritten: {config.out}/metrics.jsonl, samples.jsonl\nnext: python eval.py {config.out}")
     run.stop()
 
@@ -433,21 +401,18 @@ def load_data(config):
         return [q for path in paths for q in load_questions(path, config.skip_bad_rows, config.mcqa_zero_based)]
 
     train = load(config.data) or clinic.make_questions(5000, seed=config.seed, split="train")
-    held_out = load(config.eval_data)
-    if not config.data and not held_out:
-        held_out = clinic.make_questions(config.eval_questions, seed=0, split="test")
-    return train, held_out[:config.eval_questions]
+    tests = [] if config.data else clinic.make_questions(config.eval_questions, seed=0, split="test")
+    return train, (load(config.eval_data) or tests)[:config.eval_questions]
 
 
 @torch.no_grad()
 def reference_logprobs(reference, batch, config, processes):
     """Log-probabilities of each rollout under the reference: N tensors [len(rollout)]."""
-    out = [None] * len(batch)
+    found = {}
     for part, rows in passes(batch, config, processes):
         logprob, _ = logprobs_of(reference, rows, config, processes.device, entropy=False)
-        for n, values in zip(part, logprob.split([len(r.ids) for _, r in rows])):
-            out[n] = values
-    return out
+        found.update(zip(part, logprob.split([len(r.ids) for _, r in rows])))
+    return [found[n] for n in range(len(batch))]
 
 
 def rollout_kl(batch, ref_logprob, processes):
@@ -462,38 +427,6 @@ def rollout_kl(batch, ref_logprob, processes):
     return kl / tokens
 
 
-def sample_rows(step, bad, questions, texts, rollouts, scores, total, advantage, parts, weights, processes):
-    """For samples.jsonl: the step's first question with its whole group, and every rollout whose update was `bad`;
-    parts: each objective's in the advantage."""
-    rows = []
-    for n in sorted({*bad, *(range(len(texts[0])) if processes.main else [])}):
-        j, g = divmod(n, len(texts[0]))
-        q, rollout, text = questions[j], rollouts[j][g], texts[j][g]
-        rows.append({"step": step, "question": q.id, "stem": q.stem, "options": q.options, "answer": q.answer,
-                     "rollout": g, "response": text, "finished": rollout.finished, "tokens": len(rollout.ids),
-                     **scores[j][g], "reward": float(total[j, g]), "advantage": float(advantage[j, g]),
-                     "weights": weights, "parts": dict(zip(scores[j][g], parts[j, g].tolist())),
-                     **rewards.evidence(text, q), "nonfinite": n in bad})
-    return rows
-
-
-def report(processes, when, result):
-    if result:
-        low, high = wilson(result["right"], result["questions"])
-        processes.say(f"held-out accuracy {when}: {result['accuracy']:.3f} [{low:.3f}, {high:.3f}] "
-                      f"on {result['questions']} questions; reward {result['reward']:.2f}, "
-                      f"clinical {result['clinical']:.2f}, mean length {result['length']:.0f} tokens")
-
-
-def show_example(processes, before, after):
-    question = before["example"][0]
-    options = "\n".join(f"{letter}) {text}" for letter, text in question.options.items())
-    processes.say(f"\n{question.stem}\n{options}\nkey: {question.answer}")
-    processes.say(f"\nanswer before: {before['example'][1]}\n\nanswer after: {after['example'][1]}")
-
-
 if __name__ == "__main__":
-    try:
-        main(run.parse_config(Config, __doc__.split("\n")[0], PRESETS))
-    except (ValueError, OSError, RuntimeError) as error:
-        run.fail(error, "a smaller --micro-tokens, --max-rows or --max-new-tokens; --checkpoint-layers")
+    run.script(main, Config, __doc__, "a smaller --micro-tokens, --max-rows or --max-new-tokens; --checkpoint-layers",
+               PRESETS)

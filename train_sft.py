@@ -133,9 +133,8 @@ def main(config):
     best = run.sharded_copy(model, processes) if held_out else None
     first, best_loss, looks = 0, math.inf, 0
     if directory.continued:
-        values = directory.load_state(model, optimizer, best)
+        values = directory.load_state(model, optimizer, schedule, best)
         first, best_loss, looks = values["step"], values["best_loss"], values["looks"]
-        schedule.load_state_dict(values["schedule"])
     stopping = run.catch_signals()
     bar = tqdm(range(first, steps), initial=first, total=steps, disable=not processes.main, dynamic_ncols=True)
     for step in bar:
@@ -162,8 +161,8 @@ def main(config):
         if held_out and looks >= config.patience:
             processes.say(f"stopped at step {step + 1}: no better held-out loss in {looks} looks")
             break
-        directory.keep_state(model, optimizer, step + 1, steps, {"best_loss": best_loss, "looks": looks,
-                                                                 "schedule": schedule.state_dict()}, stopping(), best)
+        values = {"best_loss": best_loss, "looks": looks}
+        directory.keep_state(model, optimizer, schedule, step + 1, steps, values, stopping(), best)
     if best_loss < math.inf:
         run.copy_shards(best, model)
         processes.say(f"best held-out loss {best_loss:.4f}")
@@ -174,7 +173,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    try:
-        main(run.parse_config(Config, __doc__.split("\n")[0]))
-    except (ValueError, OSError, RuntimeError) as error:
-        run.fail(error, "a smaller --micro-batch or --max-tokens; --checkpoint-layers")
+    run.script(main, Config, __doc__, "a smaller --micro-batch or --max-tokens; --checkpoint-layers")

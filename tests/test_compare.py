@@ -9,6 +9,7 @@ import pytest
 
 import compare
 import eval as evaluation
+import run
 from test_end_to_end import ROOT
 
 
@@ -104,7 +105,7 @@ def test_other_questions_or_none_are_an_error(tmp_path, capsys):
 def test_means_are_those_of_the_evaluations(tmp_path, monkeypatch, capsys):
     def evaluate(*words):
         monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, words)])
-        evaluation.main()
+        evaluation.main(run.parse_config(evaluation.Config, ""))
 
     directories = [shutil.copytree(ROOT / "assets" / "tiny", tmp_path / str(seed)) for seed in range(3)]
     for seed, directory in enumerate(directories):

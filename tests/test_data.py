@@ -58,8 +58,8 @@ def test_the_explanation_never_leaves_the_loader(tmp_path):
 
 @pytest.mark.parametrize("row, words", [
     ("{", "not JSON"),
-    ("[1]", "expected one JSON object a line"),
-    ({"question": "x", "label": ["A"], "subject": "y"}, "field options: missing"),
+    ("[1]", "expected a JSON object"),
+    ({"question": "x", "label": ["A"], "subject": "y"}, "field options: expected at least two"),
     ({"text": "x"}, "no known format"),
     ({**MEDQA, "answer_idx": "E"}, "answer_idx"),
     ({**MEDQA, "answer_idx": 1}, "answer_idx"),
@@ -136,7 +136,7 @@ def test_files_as_they_come(tmp_path):
     (tmp_path / "cut.jsonl.gz").write_bytes(packed[:-9])
     (tmp_path / "flipped.jsonl.gz").write_bytes(packed[:20] + b"\xff" * 20 + packed[40:])
     (tmp_path / "empty.jsonl").write_bytes(b"")
-    for name, words in (("latin.jsonl", "not UTF-8"), ("broken.jsonl.gz", "cannot be read"),
+    for name, words in (("latin.jsonl", "'utf-8' codec"), ("broken.jsonl.gz", "cannot be read"),
                         ("cut.jsonl.gz", "cannot be read"), ("flipped.jsonl.gz", "cannot be read"),
                         ("empty.jsonl", "no usable"),
                         ("absent.jsonl", "cannot be read")):
@@ -261,7 +261,7 @@ def test_tokenizer_ids_come_from_the_directory(tokenizer, tmp_path):
     assert load_tokenizer(tmp_path, 200000).eos_ids == sorted({7, tokenizer.end_id}) and load_tokenizer(tmp_path, 200000).pad_id == 5
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [8, 9]}')
     assert load_tokenizer(tmp_path, 200000).eos_ids == sorted({8, 9, tokenizer.end_id}) and load_tokenizer(tmp_path, 200000).pad_id == 5
-    for name, text in (("not JSON", "{"), ("expected an object", "[1]"), ("no id", '{"eos_token_id": "x"}'),
+    for name, text in (("not JSON", "{"), ("expected a JSON object", "[1]"), ("no id", '{"eos_token_id": "x"}'),
                        ("no id", '{"eos_token_id": 99999}'), ("no id", '{"pad_token_id": true}')):
         (tmp_path / "generation_config.json").write_text(text)
         with pytest.raises(DataError, match=f"generation_config.json: .*{name}"):
@@ -274,7 +274,7 @@ def test_chat_tokens_must_be_special_ones(tokenizer, tmp_path):
     for token in content["added_tokens"]:
         token["special"] = False
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match="must be marked special"):
+    with pytest.raises(DataError, match="not marked special"):
         load_tokenizer(tmp_path, 200000)
     content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] != "<|im_start|>"]
     content["model"]["vocab"].pop("<|im_start|>")

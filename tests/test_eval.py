@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import clinic
+import compare
 import eval as evaluation
 import rewards
 import run
@@ -79,7 +80,7 @@ def test_breakdowns_by_hand():
     questions, rows = zip(
         answered(*"AB", subject_name="Surgery", topic_name="x"), answered(*"BB", subject_name="Dental"),
         answered(*"AA", subject_name="Surgery"), answered(subject_name="Dental", kind="test"))
-    found = evaluation.breakdown(rows, questions)
+    found = compare.breakdown(rows, questions)
     assert found == {"kind": {"test": {"questions": 1, "accuracy": 0}},
                      "subject_name": {"Dental": {"questions": 2, "accuracy": 0},
                                       "Surgery": {"questions": 2, "accuracy": 0.75}}}
@@ -200,7 +201,7 @@ def test_eval_of_the_clinic(model, tmp_path, monkeypatch):
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (model / "eval" / file.name).read_bytes(), file.name
     monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, flags), "--temperature", "0"])
-    evaluation.main()
+    evaluation.main(run.parse_config(evaluation.Config, ""))
     assert json.loads((model / "eval" / "clinic.json").read_text())["temperature"] == 0
     for name in ("clinic.json", "clinic.responses.jsonl"):
         assert (tmp_path / "one" / name).read_bytes() == (model / "eval" / f"{name}.1").read_bytes()
@@ -241,7 +242,7 @@ def test_bad_command_lines_are_one_line(flags, words, monkeypatch):
     before = set(Path(TINY).iterdir())
     try:
         with pytest.raises(ValueError, match=words):
-            evaluation.main()
+            evaluation.main(run.parse_config(evaluation.Config, ""))
     finally:
         if evaluation.run.dist.is_initialized():
             run.stop()

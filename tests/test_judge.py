@@ -241,7 +241,7 @@ def test_the_command_line_with_a_judge(scripted, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(evaluation, "load_model", lambda name: build(reply_by_measure))
     flags = ["eval.py", policy, "--limit", 3, "--votes", 2, "--max-new-tokens", 32, "--judge", directory]
     monkeypatch.setattr(sys, "argv", list(map(str, flags)))
-    evaluation.main()
+    evaluation.main(run.parse_config(evaluation.Config, ""))
     table = json.loads((policy / "eval" / "clinic.json").read_text())
     assert (table["judge_cecd"], table["judge_hallucination"], table["judge_subgoal"]) == (4, 13, None)
     assert (table["judge_asked"], table["judge_unparsable"]) == (48, 12)  # a case has four wrong options: drc 3 may be
@@ -251,6 +251,6 @@ def test_the_command_line_with_a_judge(scripted, monkeypatch, tmp_path, capsys):
     assert lines["judge_unparsable"] == ["12"] and lines["judge_cecd"] == ["4.000"] and lines["judge_subgoal"] == ["-"]
     rows = rows_of(policy / "eval" / "clinic.responses.jsonl")
     assert all(r["judge_backtracking"] == 12 for row in rows for r in row["responses"])
-    evaluation.main()
+    evaluation.main(run.parse_config(evaluation.Config, ""))
     assert capsys.readouterr().out.count("none is asked again") == 2
     assert json.loads((policy / "eval" / "clinic.json").read_text()) == table

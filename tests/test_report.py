@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import metrics
 import report
 import rewards
-import train_crpo
 from data import Question
 from sampler import Rollout
 
@@ -143,9 +143,9 @@ def test_the_rows_of_training_hold_what_the_page_reads():
     scores = [rewards.score(text, question) for text in texts]
     parts = torch.zeros(1, 2, len(scores[0]), dtype=torch.float64)
     parts[0, 0, 0], parts[0, 1, 0] = 0.7, -0.7
-    rows = train_crpo.sample_rows(4, [], [question], [texts], [[Rollout([1, 2], [0.0, 0.0], True)] * 2], [scores],
-                                  torch.tensor([[10.5, 0]]), parts.sum(-1), parts, {"accuracy": 10.0},
-                                  SimpleNamespace(main=True))
+    rows = metrics.sample_rows(4, [], [question], [texts], [[Rollout([1, 2], [0.0, 0.0], True)] * 2], [scores],
+                               torch.tensor([[10.5, 0]]), parts.sum(-1), parts, {"accuracy": 10.0},
+                               SimpleNamespace(main=True))
     [group] = report.groups_of([report.parse(json.dumps(row).encode(), report.GROUP | report.ROLLOUT)
                                 for row in rows], [])
     first, second = group["rollouts"]

@@ -1,0 +1,86 @@
+"""What a training step leaves behind: its rows in metrics.jsonl and samples.jsonl, and what the terminal says of it.
+
+Nothing here changes what is trained. Legend: b prompts of this process, G rollouts each, M objectives.
+"""
+
+import rewards
+
+
+def group_metrics(reward, tied, parts, total, rollouts, answered, processes):
+    """Means over all processes' rollouts. reward: [b, G, M] of every objective, tied: [b, 1, M] where it is a tie,
+    parts: [b, G, M] its part in the advantage, total: [b, G] weighted, answered: how many rollouts name an option.
+
+    For each objective its mean, its spread (mean over groups of the standard deviation within), the share of groups
+    in which it is a tie, and its share of the advantage's variance: who is steering. skipped: groups without advantage.
+    """
+    advantage, flat = parts.sum(-1), [r for group in rollouts for r in group]  # [b, G]
+    n, groups, power = len(flat), len(rollouts), (advantage ** 2).sum()
+    pairs = {"reward": (total.sum(), n), "answered": (answered, n), "length": (sum(len(r.ids) for r in flat), n),
+             "cut": (sum(not r.finished for r in flat), n), "skipped": ((advantage == 0).all(1).sum(), groups)}
+    for i, name in enumerate(rewards.OBJECTIVES):
+        pairs |= {name: (reward[..., i].sum(), n), f"{name}_spread": (reward[..., i].std(1).sum(), groups),
+                  f"{name}_tie": (tied[..., i].sum(), groups),
+                  f"{name}_steers": ((parts[..., i] * advantage).sum(), power)}
+    sums = processes.sum([float(x) for pair in pairs.values() for x in pair])
+    means = {name: value / (count or 1) for name, value, count in zip(pairs, sums[::2], sums[1::2])}
+    return {**means, "tokens": means["length"] * sums[1]}
+
+
+def sample_rows(step, bad, questions, texts, rollouts, scores, total, advantage, parts, weights, processes):
+    """For samples.jsonl: the step's first question with its whole group, and every rollout whose update was `bad`;
+    parts: each objective's in the advantage."""
+    rows = []
+    for n in sorted({*bad, *(range(len(texts[0])) if processes.main else [])}):
+        j, g = divmod(n, len(texts[0]))
+        q, rollout, text = questions[j], rollouts[j][g], texts[j][g]
+        rows.append({"step": step, "question": q.id, "stem": q.stem, "options": q.options, "answer": q.answer,
+                     "rollout": g, "response": text, "finished": rollout.finished, "tokens": len(rollout.ids),
+                     **scores[j][g], "reward": float(total[j, g]), "advantage": float(advantage[j, g]),
+                     "weights": weights, "parts": dict(zip(scores[j][g], parts[j, g].tolist())),
+                     **rewards.evidence(text, q), "nonfinite": n in bad})
+    return rows
+
+
+def status(row, weights, target_kl):
+    """A row of metrics as the text beside the progress bar: the reward, the objectives in it, and how it goes."""
+    parts = " ".join(f"{name} {row[name]:.2f}" for name, weight in weights.items() if weight)
+    text = f"reward {row['reward']:.2f} ({parts})"
+    for name in ("kl", "entropy"):
+        if row[name] is not None:
+            text += f" {name} {row[name]:.3f}" + (f"/{target_kl:g}" if name == "kl" and target_kl else "")
+    return f"{text} length {row['length']:.0f}, {row['tokens'] / row['seconds']:,.0f} tokens/s"
+
+
+def report_troubles(row, before, kl_limit, processes):
+    """Print what is off in a step's row of metrics, once when it begins. before: what this returned for the last step,
+    {} at first. kl_limit: 0 if there is none."""
+    most = max(before.get("answered", 0), row["answered"])
+    checks = [
+        ("ties", row["skipped"] > 0.8,
+         f"{row['skipped']:.0%} of the groups teach nothing: all rollouts of such a group earn the same"),
+        ("kl", kl_limit and row["kl"] > kl_limit,
+         f"KL {row['kl']} is over its limit {kl_limit:.3g}; the step only pulls back to the start model"),
+        ("answered", row["answered"] < 0.8 * most,
+         f"{row['answered']:.0%} of the responses name an option, it was {most:.0%}"),
+        ("cut", row["cut"] == 1, "every response is cut; see --max-new-tokens"),
+    ]
+    for name, off, text in checks:
+        if off and name not in before.get("off", ()):
+            processes.say(f"\nwarning: step {row['step']}: {text}")
+    return {"answered": most, "off": [name for name, off, _ in checks if off]}
+
+
+def report_accuracy(result, when, processes):
+    """Print a held-out result of eval.evaluate. when: "before" or "after" training."""
+    low, high = result["accuracy_interval"]
+    processes.say(f"held-out accuracy {when}: {result['accuracy']:.3f} [{low:.3f}, {high:.3f}] "
+                  f"on {result['questions']} questions; reward {result['reward']:.2f}, "
+                  f"clinical {result['clinical']:.2f}, mean length {result['length']:.0f} tokens")
+
+
+def show_example(before, after, processes):
+    """Print a question and its answers before and after training; before, after: (question, response)."""
+    question = before[0]
+    options = "\n".join(f"{letter}) {text}" for letter, text in question.options.items())
+    processes.say(f"\n{question.stem}\n{options}\nkey: {question.answer}")
+    processes.say(f"\nanswer before: {before[1]}\n\nanswer after: {after[1]}")
