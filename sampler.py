@@ -133,7 +133,7 @@ class Step:
                 qk = torch.cat((attention.q_norm(qk[:, :heads]), attention.k_norm(qk[:, heads:])), 1)
             qk = torch.addcmul(qk * cos, qk.roll(self.config.head_dim // 2, -1), sin)
             y = cache.decode(i, qk[:, :heads, None], qk[:, heads:, None], v[:, :, None])
-            x = torch.addmm(x, y.view(n, -1), attention.o_proj.weight.t())
+            x = torch.addmm(x, y.reshape(n, -1), attention.o_proj.weight.t())
             gate, up = F.linear(layer.post_attention_layernorm(x), gate_up).chunk(2, -1)
             x = torch.addmm(x, F.silu(gate) * up, layer.mlp.down_proj.weight.t())
         cache.length += 1

@@ -140,3 +140,14 @@ def test_large_scores_keep_their_digits_in_bfloat16():
         logprob, _ = model.token_logprobs(Packed([prompt] * 4, [r.ids for r in group], DEVICE))
     gap = (logprob - torch.tensor([x for r in group for x in r.logprobs], device=DEVICE)).abs()
     assert gap.mean() < 0.02
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_any_number_of_key_heads(kv_heads):
+    """Down to as many as there are heads; greedy decoding follows the full forward."""
+    model = init_model(replace(CONFIG, num_key_value_heads=kv_heads)).to(DEVICE)
+    for prompt, group in zip(PROMPTS, generate(model, PROMPTS, SEEDS, 6, {40}, temperature=0)):
+        for rollout in group:
+            with torch.no_grad():
+                logits = model(torch.tensor([prompt + rollout.ids], device=DEVICE))[0, len(prompt) - 1:-1]
+            assert logits.argmax(-1).tolist() == rollout.ids
