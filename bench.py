@@ -349,8 +349,7 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
             "reference": 4 * weights / gpus, "sampler copy": size * weights}
     sampling = {"cache": slot * rows * (new_tokens + prompt_tokens / group), "sampler logits": 12 * rows * c.vocab_size}
     gathered = size * (2 * largest + c.vocab_size * c.hidden_size) + 4 * c.vocab_size * c.hidden_size
-    training = {"activations": kept * micro_tokens, "gathered": gathered,
-                "logits chunk": 12 * logits}
+    training = {"activations": kept * micro_tokens, "gathered": gathered, "logits chunk": 12 * logits}
     return held, sampling, training
 
 

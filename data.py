@@ -187,7 +187,7 @@ def _decode(raw):
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        why = error if isinstance(error, DataError) else f"not JSON in UTF-8 ({error}); data is one object a line"
+        why = error if isinstance(error, DataError) else f"not JSON in UTF-8 ({error}); expected one object"
         raise DataError(why) from None
     if not isinstance(value, dict):
         raise DataError(f"expected a JSON object, found {reprlib.repr(value)}")
