@@ -66,9 +66,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
-        y = x.float()
-        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * y.to(x.dtype)
+        # computed in float32, and the weight after rounding to x's dtype, as Hugging Face does
+        return self.weight * F.rms_norm(x, x.shape[-1:], eps=self.eps)
 
 
 def rotary(positions, head_dim, theta, dtype):
@@ -132,6 +131,8 @@ class Cache:
         first = count.cumsum(0) - count
         place = owner * self.group + torch.arange(len(owner), device=owner.device) - first[owner]
         self.place = None if len(owner) == len(count) * self.group else place  # None: every place is taken
+        self.row = place.new_zeros(len(count) * self.group)
+        self.row[place] = torch.arange(len(owner), device=owner.device)
         _, kv_heads, _, longest, _ = self.prompt[0].shape
         slot = torch.arange(longest, device=owner.device)
         hidden = torch.where(slot < self.lengths[:, None], 0.0, -torch.inf)  # [B, P], float32 as the scores are
@@ -140,43 +141,43 @@ class Cache:
     def keep(self, rows):
         """Retire every response but the given ones ([n] ascending indices)."""
         for layer, x in enumerate(self.response):  # so that no more than one layer stands twice
-            kept = x.new_empty(*x.shape[:2], len(rows), *x.shape[3:])
-            kept[..., :self.length, :] = x[..., :self.length, :][:, :, rows]
-            self.response[layer] = kept
+            self.response[layer] = x.new_empty(*x.shape[:2], len(rows), *x.shape[3:])
+            torch.index_select(x[..., :self.length, :], 2, rows, out=self.response[layer][..., :self.length, :])
         self._group(self.owner[rows])
 
-    def decode(self, layer, q, k, v):
-        """Attention of one new token a response, which is stored. q: [N, H, 1, Dh]; k, v: [N, Hk, 1, Dh].
+    def decode(self, layer, qkv):
+        """Attention of one new token a response, whose key and value are stored. qkv: [N, H + 2 Hk, Dh] -> [N, H Dh]
 
         By hand and in two parts under one softmax: all rows of a group (and all heads that share a key head) ask the
         prompt's keys in one product, so that those are read once a group; then each row asks its own. The caller
         advances `length` once all layers are written.
         """
-        (n, heads, _, d), kv_heads = q.shape, k.shape[1]
-        end, r, longest = self.length + 1, heads // kv_heads, self.hidden.shape[-1]
-        keys, values = self.response[layer][..., :end, :].flatten(1, 2)  # [Hk N, end, Dh]
+        _, kv_heads, n, _, d = self.response[layer].shape
+        end, longest, heads = self.length + 1, self.hidden.shape[-1], qkv.shape[1] - 2 * kv_heads
+        r = heads // kv_heads
+        own = self.response[layer][..., :end, :]
+        qkv = qkv.transpose(0, 1)
+        own[..., -1, :] = qkv[heads:].view(2, kv_heads, n, d)
+        keys, values = own.flatten(1, 2)  # [Hk N, end, Dh]
         prompt_keys, prompt_values = self.prompt[layer].flatten(1, 2)  # [Hk B, P, Dh]
-        keys[:, -1].view(kv_heads, n, d).copy_(k.squeeze(2).transpose(0, 1))
-        values[:, -1].view(kv_heads, n, d).copy_(v.squeeze(2).transpose(0, 1))
-        q = q.view(n, kv_heads, r, d).transpose(0, 1).reshape(kv_heads * n, r, d)
+        q = qkv[:heads].view(kv_heads, r, n, d).transpose(1, 2).reshape(kv_heads * n, r, d)
 
-        def by_group(x):  # [Hk N, r, z] -> [Hk B, g r, z]; places of retired rows stay 0
-            x = x.unflatten(0, (kv_heads, n))
+        def by_group(x):  # [Hk N, r, z] -> [Hk B, g r, z]; in the places of retired rows stands anything
             if self.place is not None:
-                places = len(self.lengths) * self.group
-                x = x.new_zeros(kv_heads, places, *x.shape[2:]).index_copy_(1, self.place, x)
+                x = x.view(kv_heads, n, r, -1).index_select(1, self.row)
             return x.reshape(len(prompt_keys), self.group * r, -1)
 
         def by_row(x):  # and back
-            x = x.view(kv_heads, -1, r, x.shape[-1])
-            return (x if self.place is None else x[:, self.place]).flatten(0, 1)
+            if self.place is not None:
+                x = x.view(kv_heads, -1, r, x.shape[-1]).index_select(1, self.place)
+            return x.reshape(len(keys), r, -1)
 
         scale = d ** -0.5
         to_prompt = by_row(scores(by_group(q), prompt_keys.transpose(1, 2), self.hidden, scale))
         to_own = scores(q, keys.transpose(1, 2), self.hidden.new_zeros(1), scale)
         weight = torch.cat((to_prompt, to_own), -1).softmax(-1).to(q.dtype)
-        y = torch.baddbmm(by_row(by_group(weight[..., :longest]) @ prompt_values), weight[..., longest:], values)
-        return y.view(kv_heads, n, r, d).transpose(0, 1).reshape(n, heads, 1, d)
+        y = by_row(by_group(weight[..., :longest]) @ prompt_values).baddbmm_(weight[..., longest:], values)
+        return y.view(kv_heads, n, r, d).transpose(0, 1).reshape(n, heads * d)
 
 
 class Packed:

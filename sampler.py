@@ -79,7 +79,7 @@ def draw(logits, u, temperature=1.0, top_p=1.0, top_k=0):
     upto = F.pad(blocks.sum(-1).double(), (1, 0)).cumsum(-1)  # [N, 1 + V / BLOCK], from 0 on
     goal = u.double()[:, None] * upto[:, -1:]
     block = (torch.searchsorted(upto, goal, right=True) - 1).clamp(max=upto.shape[-1] - 2)  # [N, 1]
-    within = blocks.take_along_dim(block[..., None], 1).squeeze(1).double().cumsum(-1)  # [N, BLOCK]
+    within = blocks.gather(1, block[..., None].expand(-1, -1, BLOCK)).squeeze(1).double().cumsum(-1)  # [N, BLOCK]
     # Rounding may leave the goal a hair beyond the block's end: its last token with any mass is meant.
     goal = torch.minimum(goal - upto.gather(-1, block), within[:, -1:] * (1 - 1e-12))
     token = (block * BLOCK + torch.searchsorted(within, goal, right=True)).squeeze(-1)
@@ -98,7 +98,7 @@ def join(parameters):
 
 
 class Step:
-    """One decode step of a Decoder: the same as its forward with cache.decode, in a third of the operations.
+    """One token more of every response: the logits of the Decoder's forward over prompt and response, from a Cache.
 
     A small batch spends its time between operations, so q, k and v are one product, gate and up another, and residuals
     are added by the products. The model's weights become views of the joined ones, so nothing is held twice and what is
@@ -111,31 +111,32 @@ class Step:
         weight = model.model.embed_tokens.weight
         cos, sin = rotary(torch.arange(positions, device=weight.device)[None], self.config.head_dim,
                           self.config.rope_theta, weight.dtype)
-        self.cos, self.sin = cos[0, 0, :, None], sin[0, 0, :, None].clone()  # [S, 1, Dh]
+        self.cos, self.sin = cos[0, 0, :, None], sin[0, 0, :, None]  # [S, 1, Dh]
         self.sin[..., :self.config.head_dim // 2] *= -1  # rotate()'s sign, once
-        self.layers = []  # (layer, weight of q, k and v, their bias or None, weight of gate and up)
+        self.layers = []  # looked up once: a module's attribute costs as much as a small operation
         for layer in model.model.layers:
-            qkv = layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj
+            attention, mlp = layer.self_attn, layer.mlp
+            qkv = attention.q_proj, attention.k_proj, attention.v_proj
             bias = None if qkv[0].bias is None else join([p.bias for p in qkv])
-            gate_up = join([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight])
-            self.layers.append((layer, join([p.weight for p in qkv]), bias, gate_up))
+            gate_up = join([mlp.gate_proj.weight, mlp.up_proj.weight])
+            self.layers.append((layer.input_layernorm, join([p.weight for p in qkv]), bias, attention.q_norm,
+                                attention.k_norm, attention.o_proj.weight.t(), layer.post_attention_layernorm, gate_up,
+                                mlp.down_proj.weight.t()))
 
     def __call__(self, token, positions, cache):
         """Logits [N, V] after token [N] at positions [N]; the cache is written and advanced."""
         heads, kv_heads, n = self.config.num_attention_heads, self.config.num_key_value_heads, len(token)
         x = self.model.model.embed_tokens(token)
         cos, sin = self.cos[positions], self.sin[positions]
-        for i, (layer, qkv, bias, gate_up) in enumerate(self.layers):
-            attention = layer.self_attn
-            y = F.linear(layer.input_layernorm(x), qkv, bias).view(n, heads + 2 * kv_heads, -1)
-            qk, v = y[:, :heads + kv_heads], y[:, heads + kv_heads:]
+        for i, (norm, qkv, bias, q_norm, k_norm, out, mlp_norm, gate_up, down) in enumerate(self.layers):
+            y = F.linear(norm(x), qkv, bias).view(n, heads + 2 * kv_heads, -1)
+            qk = rotated = y[:, :heads + kv_heads]
             if self.config.model_type == "qwen3":
-                qk = torch.cat((attention.q_norm(qk[:, :heads]), attention.k_norm(qk[:, heads:])), 1)
-            qk = torch.addcmul(qk * cos, qk.roll(self.config.head_dim // 2, -1), sin)
-            y = cache.decode(i, qk[:, :heads, None], qk[:, heads:, None], v[:, :, None])
-            x = torch.addmm(x, y.reshape(n, -1), attention.o_proj.weight.t())
-            gate, up = F.linear(layer.post_attention_layernorm(x), gate_up).chunk(2, -1)
-            x = torch.addmm(x, F.silu(gate) * up, layer.mlp.down_proj.weight.t())
+                qk = torch.cat((q_norm(qk[:, :heads]), k_norm(qk[:, heads:])), 1)
+            torch.addcmul(qk * cos, qk.roll(self.config.head_dim // 2, -1), sin, out=rotated)
+            x.addmm_(cache.decode(i, y), out)
+            gate, up = F.linear(mlp_norm(x), gate_up).chunk(2, -1)
+            x.addmm_(F.silu(gate).mul_(up), down)
         cache.length += 1
         return self.model._head(self.model.model.norm(x))
 
@@ -160,6 +161,7 @@ def generate(model, prompts, seeds, max_new_tokens, eos_ids, temperature=1.0, to
     return out
 
 
+@torch.inference_mode()
 def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p, top_k):
     model = step.model
     device = model.model.embed_tokens.weight.device
@@ -171,30 +173,25 @@ def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p,
     owner = torch.tensor([i for i, s in enumerate(seeds) for _ in s], device=device)  # [N] whose prompt
     logits, lengths = logits[owner], lengths[owner]
     cache.fork(owner, max_new_tokens)
-    noise = np.stack([uniforms(seed, max_new_tokens) for group in seeds for seed in group])
-    noise = torch.from_numpy(noise).to(device)  # [N, max_new_tokens]
-    eos = torch.tensor(sorted(eos_ids), device=device)
+    noise = np.stack([uniforms(seed, max_new_tokens) for group in seeds for seed in group], 1)
+    noise = torch.from_numpy(noise).to(device)  # [max_new_tokens, N]
 
-    tokens = torch.zeros(len(owner), max_new_tokens, dtype=torch.long, device=device)
-    logprobs = torch.zeros(len(owner), max_new_tokens, device=device)
-    rows = torch.arange(len(owner), device=device)  # which rollout each row of the batch is
-    running = torch.ones_like(rows, dtype=torch.bool)
+    rollouts = [[Rollout([], [], False) for _ in group] for group in seeds]
+    rows = [rollout for group in rollouts for rollout in group]  # of the batch
     for t in range(max_new_tokens):
-        token, logprob = draw(logits, noise[rows, t], temperature, top_p, top_k)
-        tokens[rows, t], logprobs[rows, t] = token, logprob
-        running &= ~torch.isin(token, eos)  # a row that has ended is drawn on until it is compacted
-        count = int(running.sum())
-        if count == 0 or t + 1 == max_new_tokens:
+        token, logprob = draw(logits, noise[t], temperature, top_p, top_k)
+        for rollout, *drawn in zip(rows, token.tolist(), logprob.tolist()):
+            if not rollout.finished:  # one that has ended is drawn on until the batch is compacted
+                rollout.ids.append(drawn[0])
+                rollout.logprobs.append(drawn[1])
+                rollout.finished = drawn[0] in eos_ids
+        running = [i for i, rollout in enumerate(rows) if not rollout.finished]
+        if not running or t + 1 == max_new_tokens:
             break
-        if count <= 0.9 * len(rows):  # compacting copies the cache, so it waits for a tenth of the rows
-            keep = running.nonzero().squeeze(-1)
-            rows, token, lengths, running = rows[keep], token[keep], lengths[keep], running[keep]
+        if len(running) <= 0.9 * len(rows):  # compacting copies the cache, so it waits for a tenth of the rows
+            rows = [rows[i] for i in running]
+            keep = torch.tensor(running, device=device)
+            token, lengths, noise = token[keep], lengths[keep], noise[:, keep]
             cache.keep(keep)
         logits = step(token, lengths + t, cache)
-
-    def rollout(ids, values):
-        length = next((i for i, token in enumerate(ids, 1) if token in eos_ids), len(ids))
-        return Rollout(ids[:length], values[:length], ids[length - 1] in eos_ids)
-
-    flat = map(rollout, tokens.tolist(), logprobs.tolist())
-    return [[next(flat) for _ in group] for group in seeds]
+    return rollouts
