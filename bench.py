@@ -339,18 +339,23 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
     weights = body_size(c) + c.vocab_size * c.hidden_size * (1 if c.tie_word_embeddings else 2)
     heads, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     slot = 2 * c.num_hidden_layers * kv * size
-    # kept by a layer for one token: the inputs of two norms (also in float32), of the projections, of rotation,
-    # attention, the MLP's three products and SiLU
-    layer = size * (6 * c.hidden_size + 5 * heads + 6 * kv + 4 * c.intermediate_size) + 16 * c.hidden_size
+    # kept by a layer for one token: what two norms read, make and weight; what attention asks and yields, before and
+    # after it is put in rows; keys and values, the prompt's once more for each response; the MLP's products and SiLU
+    context = prompt_tokens + new_tokens
+    layer = size * (6 * c.hidden_size + 3 * heads + 2 * kv * context / new_tokens + 4 * c.intermediate_size)
+    if c.model_type == "qwen3":  # and of two norms more
+        layer += size * 3 * (heads + kv)
     kept = c.num_hidden_layers * c.hidden_size * size + layer if checkpoint_layers else c.num_hidden_layers * layer
     largest = body_size(c) // c.num_hidden_layers
     predicted = micro_tokens * group * new_tokens / (prompt_tokens + group * new_tokens)
     logits = min(LOGITS_AT_ONCE, predicted * c.vocab_size)
+    mask = predicted * context * (1 + size * c.num_attention_heads / c.num_key_value_heads)  # as bool and as added
     held = {"parameters": 4 * weights / gpus, "gradients": 4 * weights / gpus, "optimizer": 8 * weights / gpus,
             "reference": 4 * weights / gpus, "sampler copy": size * weights}
     sampling = {"cache": slot * rows * (new_tokens + prompt_tokens / group), "sampler logits": 12 * rows * c.vocab_size}
     gathered = size * (2 * largest + c.vocab_size * c.hidden_size) + 4 * c.vocab_size * c.hidden_size
-    training = {"activations": kept * micro_tokens, "gathered": gathered, "logits chunk": 12 * logits}
+    training = {"activations": (kept + 3 * c.hidden_size * size) * micro_tokens, "mask": mask, "gathered": gathered,
+                "logits chunk": 12 * logits}
     return held, sampling, training
 
 
