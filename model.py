@@ -94,7 +94,8 @@ def causal(q, k, v):
 def scores(q, k, bias, scale):
     """bias + scale * q [b, n, Dh] @ k [b, Dh, m], in float32 whatever they are in: Qwen2's key biases make scores of
     hundreds, where bfloat16 has steps of 2, and attention by them would be another model's."""
-    if q.is_cuda and q.dtype != torch.float32:  # without a float32 copy of the keys
+    if q.is_cuda and q.dtype != torch.float32:  # without a float32 copy of the keys; this form does not broadcast
+        bias = bias.expand(len(q), q.shape[1], k.shape[2])
         return torch.baddbmm(bias, q, k, alpha=scale, out_dtype=torch.float32)
     return torch.baddbmm(bias, q.float(), k.float(), alpha=scale)
 

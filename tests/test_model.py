@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import model as model_file
 from checkpoint import ModelError, load_config, load_model, save_model
-from model import PRESETS, Cache, Packed, init_model
+from model import PRESETS, Cache, Packed, init_model, scores
 from sampler import Step, generate
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -138,6 +138,22 @@ def test_older_configs_with_a_top_level_rope_theta(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**raw, "rope_theta": theta}))
     assert load_config(tmp_path) == load_config(GOLDEN / "qwen2_untied")
     assert load_config(tmp_path).rope_theta == 1e6
+
+
+def test_scores_in_half_precision_on_cuda_give_the_bias_its_full_shape(monkeypatch):
+    """torch's baddbmm with out_dtype, which only CUDA has, refuses one that it would have to broadcast."""
+    class OnCuda(torch.Tensor):
+        is_cuda = True
+
+    def strict(bias, q, k, alpha, out_dtype):
+        assert bias.shape == (*q.shape[:2], k.shape[2]) and bias.dtype == out_dtype == torch.float32
+        return bias + alpha * (q.float() @ k.float())
+
+    q, k = (torch.randn(4, *shape).bfloat16() for shape in ((3, 8), (8, 5)))
+    bias = torch.randn(4, 1, 5)
+    expected = scores(q, k, bias, 0.5)
+    monkeypatch.setattr(torch, "baddbmm", strict)
+    assert torch.allclose(scores(q.as_subclass(OnCuda), k, bias, 0.5), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
