@@ -332,8 +332,9 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
 
     Sharded, in float32: parameters, gradients, AdamW's two moments, the reference. Whole, in the compute dtype: the
     sampler's copy. Then the larger of the two phases, which do not overlap. Sampling: the cache of rows in flight.
-    Training: activations kept for the backward pass; the layer that is gathered, and the embedding with its gradient
-    (one process copies them all the same); one chunk of logits (probabilities, their logarithms, a product of both).
+    Training: activations kept for the backward pass; attention's mask; the layer that is gathered, and the embedding
+    with its gradient (one process copies them all the same); one chunk of logits (probabilities, their logarithms, a
+    product of both).
     """
     c, size = config, 2 if half else 4
     weights = body_size(c) + c.vocab_size * c.hidden_size * (1 if c.tie_word_embeddings else 2)
@@ -341,13 +342,14 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
     slot = 2 * c.num_hidden_layers * kv * size
     # kept by a layer for one token: what two norms read, make and weight; what attention asks and yields, before and
     # after it is put in rows; keys and values, the prompt's once more for each response; the MLP's products and SiLU
-    context = prompt_tokens + new_tokens
-    layer = size * (6 * c.hidden_size + 3 * heads + 2 * kv * context / new_tokens + 4 * c.intermediate_size)
+    context, group_tokens = prompt_tokens + new_tokens, prompt_tokens + group * new_tokens
+    keys = 2 * kv * group * context / group_tokens
+    layer = size * (6 * c.hidden_size + 3 * heads + keys + 4 * c.intermediate_size)
     if c.model_type == "qwen3":  # and of two norms more
         layer += size * 3 * (heads + kv)
     kept = c.num_hidden_layers * c.hidden_size * size + layer if checkpoint_layers else c.num_hidden_layers * layer
     largest = body_size(c) // c.num_hidden_layers
-    predicted = micro_tokens * group * new_tokens / (prompt_tokens + group * new_tokens)
+    predicted = micro_tokens * group * new_tokens / group_tokens
     logits = min(LOGITS_AT_ONCE, predicted * c.vocab_size)
     mask = predicted * context * (1 + size * c.num_attention_heads / c.num_key_value_heads)  # as bool and as added
     held = {"parameters": 4 * weights / gpus, "gradients": 4 * weights / gpus, "optimizer": 8 * weights / gpus,
@@ -362,6 +364,8 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
 def bench_plan(args, _):
     config = PRESETS[args.preset]
     new = args.context - args.prompt_tokens
+    if new < 1:
+        raise ValueError("--context must be more than --prompt-tokens")
     held, sampling, training = plan(config, args.gpus, args.prompt_tokens, new, args.rows, args.micro_tokens, True,
                                     args.group)
     peak = sum(held.values()) + max(sum(sampling.values()), sum(training.values()))

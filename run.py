@@ -487,8 +487,8 @@ def script(main, config_class, doc, memory, presets=None):
     """Run a script's main on its command line; doc: the script's, whose first line describes it; memory: of fail()."""
     try:
         main(parse_config(config_class, doc.split("\n")[0], presets))
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # None: the caller has closed it
+            stream.flush()
     except (ValueError, OSError, RuntimeError) as error:
         fail(error, memory)
     os._exit(0)  # past the interpreter's own end, in which a thread of gloo that lets go of a tensor may abort the run

@@ -255,7 +255,7 @@ def update(model, optimizer, batch, advantage, ref_logprob, beta, config, proces
 
 def main(config):
     # 0. Data, models, optimizer
-    for name in ("prompts", "minibatches", "micro_tokens", "max_new_tokens"):
+    for name in ("prompts", "minibatches", "micro_tokens", "max_prompt_tokens", "max_new_tokens"):
         if getattr(config, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
     if config.group < 2:

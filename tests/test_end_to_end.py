@@ -182,6 +182,7 @@ def test_an_error_is_one_line_and_a_non_zero_exit(tmp_path):
     (dict(data=["nowhere.jsonl"]), "nowhere.jsonl"), (dict(prompts=5, minibatches=2), "multiple"),
     (dict(group=1), "--group"), (dict(temperature=0.0), "--temperature"), (dict(tokenizer="nowhere"), "tokenizer.json"),
     (dict(model="Qwen2.5-3B", tokenizer=""), "--tokenizer"), (dict(max_prompt_tokens=20), "--max-prompt-tokens"),
+    (dict(max_prompt_tokens=0), "--max-prompt-tokens must be"),
     (dict(max_new_tokens=2000), "--max-new-tokens leaves"), (dict(micro_tokens=0), "--micro-tokens must be"),
     (dict(shard_within=2), "--shard-within 2 does not divide"),
 ])
