@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -170,6 +171,14 @@ def test_beyond_the_kl_limit_rewards_are_refused_and_beta_rises(tmp_path):
     assert not first["refused"] and all(r["refused"] for r in later) and "is over its limit" in printed
     assert first["beta"] == 0.001 and [r["beta"] for r in later] == [0.1, 0.1]
     assert all(s["advantage"] == 0 for s in rows_of(tmp_path / "guard" / "samples.jsonl") if s["step"] > 1)
+
+
+def test_a_closed_output_fails_no_finished_run(tmp_path):
+    words = ["train_crpo.py", "--out", tmp_path / "x", "--steps", 1, "--prompts", 2, "--group", 2, "--max-new-tokens", 4,
+             "--eval-questions", 0]
+    done = subprocess.run(f"exec {shlex.join([sys.executable, *map(str, words)])} >&-", shell=True, cwd=ROOT,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0 and (tmp_path / "x" / "model.safetensors").exists(), done.stderr
 
 
 def test_an_error_is_one_line_and_a_non_zero_exit(tmp_path):
