@@ -141,7 +141,7 @@ class Step:
         return self.model._head(self.model.model.norm(x))
 
 
-@torch.no_grad()
+@torch.no_grad()  # no inference_mode yet: Step binds the weights anew, and they may be trained on
 def generate(model, prompts, seeds, max_new_tokens, eos_ids, temperature=1.0, top_p=1.0, top_k=0, max_rows=0):
     """Groups of rollouts. -> for each prompt a list of Rollout, one for each of its seeds.
 
