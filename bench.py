@@ -111,14 +111,14 @@ class Counted(sampler.Step):
     """A decode step that counts its rows and, with `hazard`, ends rollouts with token 0 at random so that their lengths
     follow a given distribution: hazard[t] is the chance that a rollout still running ends at its token t."""
 
-    hazard, chance, prompt_tokens, rows = None, None, 0, 0
+    hazard, generator, prompt_tokens, rows = None, None, 0, 0
 
     def __call__(self, token, positions, cache):
         logits = super().__call__(token, positions, cache)
         Counted.rows += len(token)
         if self.hazard is not None:
-            ends = torch.rand(len(token), device=token.device, generator=self.chance) \
-                < self.hazard[positions - self.prompt_tokens + 1]
+            chance = torch.rand(len(token), device=token.device, generator=self.generator)
+            ends = chance < self.hazard[positions - self.prompt_tokens + 1]
             logits[:, 0] = torch.where(ends, 1e9, -1e9)
         return logits
 
@@ -189,7 +189,7 @@ def bench_sampler(args, device):
         eos = {0} if name == "spread" else {config.vocab_size}
 
         def ours(new_tokens=limit):
-            Counted.rows, Counted.chance = 0, torch.Generator(device).manual_seed(0)
+            Counted.rows, Counted.generator = 0, torch.Generator(device).manual_seed(0)
             ours.rollouts = [r for g in generate(model, prompts, seeds, new_tokens, eos) for r in g]
 
         ours()

@@ -132,7 +132,7 @@ class Cache:
         first = count.cumsum(0) - count
         place = owner * self.group + torch.arange(len(owner), device=owner.device) - first[owner]
         self.place = None if len(owner) == len(count) * self.group else place  # None: every place is taken
-        self.row = place.new_zeros(len(count) * self.group)
+        self.row = place.new_zeros(len(count) * self.group)  # in each place; row 0 where none is
         self.row[place] = torch.arange(len(owner), device=owner.device)
         _, kv_heads, _, longest, _ = self.prompt[0].shape
         slot = torch.arange(longest, device=owner.device)

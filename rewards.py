@@ -194,7 +194,6 @@ CLAIM_ENDS = NOT_BEFORE | NOT_AFTER | COPULA | word_set("not")
 UNITS = word_set("% ° ℃ ℉ c f mg g kg mcg µg μg ng pg l dl ml µl mmol meq iu u mm cm mmhg hg min bpm mosm kpa")
 
 
-@lru_cache(maxsize=8)  # every verifier reads the same response
 def sentences(text):
     """The sentences of the first READ characters as lists of at most 80 tokens; markup and headings end a sentence."""
     whole = map(tokens_of, SENTENCE_END.split(MARKUP.sub(". ", text[:READ])))

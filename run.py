@@ -491,4 +491,6 @@ def script(main, config_class, doc, memory, presets=None):
             stream.flush()
     except (ValueError, OSError, RuntimeError) as error:
         fail(error, memory)
-    os._exit(0)  # past the interpreter's own end, in which a thread of gloo that lets go of a tensor may abort the run
+    # Past the interpreter's own end, in which a finished run of two processes was twice seen to abort ("terminate called
+    # without an active exception"): probably a thread of gloo that lets go of a tensor and finds no interpreter.
+    os._exit(0)

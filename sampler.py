@@ -180,11 +180,11 @@ def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p,
     rows = [rollout for group in rollouts for rollout in group]  # of the batch
     for t in range(max_new_tokens):
         token, logprob = draw(logits, noise[t], temperature, top_p, top_k)
-        for rollout, *drawn in zip(rows, token.tolist(), logprob.tolist()):
+        for rollout, drawn, value in zip(rows, token.tolist(), logprob.tolist()):
             if not rollout.finished:  # one that has ended is drawn on until the batch is compacted
-                rollout.ids.append(drawn[0])
-                rollout.logprobs.append(drawn[1])
-                rollout.finished = drawn[0] in eos_ids
+                rollout.ids.append(drawn)
+                rollout.logprobs.append(value)
+                rollout.finished = drawn in eos_ids
         running = [i for i, rollout in enumerate(rows) if not rollout.finished]
         if not running or t + 1 == max_new_tokens:
             break
