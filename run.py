@@ -491,6 +491,6 @@ def script(main, config_class, doc, memory, presets=None):
             stream.flush()
     except (ValueError, OSError, RuntimeError) as error:
         fail(error, memory)
-    # Past the interpreter's own end, in which a finished run of two processes was twice seen to abort ("terminate called
-    # without an active exception"): probably a thread of gloo that lets go of a tensor and finds no interpreter.
+    # Past the interpreter's own end, in which a finished run of two processes was twice seen to abort ("terminate
+    # called without an active exception"): probably a thread of gloo that lets go of a tensor and finds no interpreter.
     os._exit(0)
