@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 # Logits that may exist at once while log-probabilities are computed: 2^26 float32 values are 256 MiB.
 LOGITS_AT_ONCE = 2**26
+TOKENS_AT_ONCE = 1024  # and of a small vocabulary no more than of so many tokens, which stay in a CPU's cache
 
 
 @dataclass
@@ -192,24 +193,19 @@ class Packed:
     def __init__(self, prompts, responses, device):
         index = {}
         owner = [index.setdefault(tuple(p), len(index)) for p in prompts]
-        fed = [r[:-1] for r in responses]
         self.lengths = [len(r) for r in responses]
-        pieces = [*index, *fed]
-        sizes = torch.tensor([len(x) for x in pieces])
+        pieces = [*index, *(r[:-1] for r in responses)]
+        owner, sizes, lengths = (torch.tensor(x) for x in (owner, [len(x) for x in pieces], self.lengths))
         starts = sizes.cumsum(0) - sizes
         n = len(index)
-
-        def tensor(values):
-            return torch.tensor(values, device=device)
-
-        self.ids = tensor([[t for piece in pieces for t in piece]])
-        self.positions = tensor([[i for piece in index for i in range(len(piece))]
-                                 + [len(p) + i for p, f in zip(prompts, fed) for i in range(len(f))]])
-        last = (starts[:n] + sizes[:n] - 1).tolist()
-        self.source = tensor([i for o, start, f in zip(owner, starts[n:].tolist(), fed)
-                              for i in (last[o], *range(start, start + len(f)))])
-        self.labels = tensor([t for r in responses for t in r])
-        self.owner = tensor(owner)
+        first = torch.cat((torch.zeros_like(starts[:n]), sizes[owner]))  # the position of a piece's first token
+        positions = torch.arange(int(sizes.sum())) - (starts - first).repeat_interleave(sizes)
+        within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        last = (starts + sizes - 1)[owner].repeat_interleave(lengths)  # of the prompt
+        source = torch.where(within == 0, last, starts[n:].repeat_interleave(lengths) + within - 1)
+        self.ids = torch.tensor([[t for piece in pieces for t in piece]], device=device)
+        self.labels = torch.tensor([t for r in responses for t in r], device=device)
+        self.positions, self.source, self.owner = (x.to(device) for x in (positions[None], source, owner))
         self.prompt, self.prompt_places = self._padded(starts[:n], sizes[:n], device)
         self.response, self.response_places = self._padded(starts[n:], sizes[n:], device)
         slot = torch.arange(self.prompt.shape[1], device=device)
@@ -393,10 +389,10 @@ class Decoder(nn.Module):
             return -F.cross_entropy(logits, labels, reduction="none"), None
 
         size = max(1, LOGITS_AT_ONCE // self.config.vocab_size)
-        if len(packed.labels) <= size:
-            return chunk_logprobs(hidden, packed.labels)
-        chunks = [checkpoint(chunk_logprobs, h, l, use_reentrant=False)
-                  for h, l in zip(hidden.split(size), packed.labels.split(size))]
+        if len(hidden) > size:
+            chunk_logprobs = partial(checkpoint, chunk_logprobs, use_reentrant=False)
+        size = min(size, TOKENS_AT_ONCE)
+        chunks = [chunk_logprobs(h, l) for h, l in zip(hidden.split(size), packed.labels.split(size))]
         return torch.cat([c[0] for c in chunks]), torch.cat([c[1] for c in chunks]) if entropy else None
 
 
