@@ -137,8 +137,7 @@ def random_prompts(config, args):
 
 def build(args, device):
     config = PRESETS[args.preset]
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return init_model(config).to(device, dtype).eval()
+    return init_model(config).to(device, getattr(torch, args.dtype)).eval()
 
 
 def hf_model(model, device, directory):
@@ -227,7 +226,7 @@ def step_parts(args, processes, shared=True):
     config = train_crpo.Config(beta=0.001, target_kl=0.0, entropy_bonus=0.0)  # as the peer
     policy = run.shard(init_model(PRESETS[args.preset]), processes)
     reference, actor = run.sharded_copy(policy, processes), run.full_copy(policy.config, processes)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6, fused=True)
     prompts = random_prompts(policy.config, args)
     seeds = [[(b, g) for g in range(args.group)] for b in range(args.prompts)]
     tokenizer = load_tokenizer(train_crpo.ASSET, policy.config.vocab_size)
@@ -255,7 +254,7 @@ def step_parts(args, processes, shared=True):
 
 
 def bench_step(args, device):
-    processes = run.start()
+    processes = run.start(dtype=args.dtype)
     config, total = PRESETS[args.preset], args.prompts * args.group
     steps = {"ours": step_parts(args, processes), "own prompts": step_parts(args, processes, shared=False)}
     parts = {name: [] for name in steps}
@@ -316,7 +315,7 @@ def trl_seconds(args, between):
         settings = GRPOConfig(output_dir=directory, per_device_train_batch_size=args.prompts * args.group,
                               num_generations=args.group, max_completion_length=args.new_tokens, beta=0.001,
                               num_iterations=1, temperature=1.0, max_steps=args.rounds + 1, learning_rate=1e-6,
-                              gradient_checkpointing=False, bf16=False, report_to=[], save_strategy="no",
+                              gradient_checkpointing=False, bf16=args.dtype == "bfloat16", report_to=[], save_strategy="no",
                               logging_strategy="no", disable_tqdm=True, use_cpu=not torch.cuda.is_available(),
                               generation_kwargs={"min_new_tokens": args.new_tokens})
         trainer = GRPOTrainer(model=model, args=settings, processing_class=tokenizer, callbacks=[Turns()],
@@ -328,7 +327,7 @@ def trl_seconds(args, between):
 
 def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint_layers, group, half=True):
     """Bytes that each of `gpus` processes holds in a CRPO step, by name. rows: rollouts in flight while sampling;
-    micro_tokens: tokens at once while training; half: computes in bf16 (CUDA), else float32.
+    micro_tokens: tokens at once while training; half: computes in bfloat16, else float32.
 
     Sharded, in float32: parameters, gradients, AdamW's two moments, the reference. Whole, in the compute dtype: the
     sampler's copy. Then the larger of the two phases, which do not overlap. Sampling: the cache of rows in flight.
@@ -397,7 +396,7 @@ def logprobs_peak(vocab_size, tokens, device):
 
 
 def bench_memory(args, device):
-    processes = run.start()
+    processes = run.start(dtype=args.dtype)
 
     def steps(prompts, rounds):
         step = step_parts(argparse.Namespace(**{**vars(args), "prompts": prompts}), processes)
@@ -406,7 +405,7 @@ def bench_memory(args, device):
     config, group_tokens = PRESETS[args.preset], args.prompt_tokens + args.group * args.new_tokens
     micro = min(args.prompts * group_tokens, train_crpo.Config().micro_tokens)
     held, sampling, training = plan(config, 1, args.prompt_tokens, args.new_tokens, args.prompts * args.group, micro,
-                                    False, args.group, half=device.type == "cuda")
+                                    False, args.group, half=args.dtype == "bfloat16")
     planned = sum(held.values()) + max(sum(sampling.values()), sum(training.values()))
     out = {"microseconds a token of a step, by prompts": {
         n: 1e6 * statistics.median(steps(n, args.rounds + 1)[1:]) / (n * group_tokens) for n in args.by_prompts}}
@@ -437,6 +436,8 @@ def main():
     parser.add_argument("what", choices=list(jobs))
     parser.add_argument("--preset", choices=list(PRESETS), default="tiny", help="shape; weights are random")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="what is computed in, by the peer too; none: "
+                        "bfloat16 on CUDA, float32 on the CPU")
     parser.add_argument("--peer", choices=list(LIBRARIES), help="beside whom: hf for sampler, trl for step")
     parser.add_argument("--json", help="write the numbers into this file as well")
     parser.add_argument("--prompts", type=int, default=8)
@@ -456,6 +457,7 @@ def main():
     if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     device = torch.device(args.device)
+    args.dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
     try:
         result = jobs[args.what](args, device)
     except ModuleNotFoundError as error:

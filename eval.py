@@ -28,7 +28,7 @@ import run
 from checkpoint import load_model, write_json
 from data import encode_prompts, load_questions, load_tokenizer
 from judge import count_measures, open_judge
-from run import option
+from run import dtype_option, option
 from sampler import generate
 from stream import digest_of, fingerprint, rewrite, streamed
 
@@ -52,6 +52,7 @@ class Config:
     mcqa_zero_based: bool = option(False, "MedMCQA's cop counts from 0")
     judge: str = option("", "a model directory that counts the eight measures as well")
     compare: list = option([], "only compare evaluations of these directories")
+    dtype: str = dtype_option()
     json: str = option("", "write all tables into this file as well")
 
 
@@ -183,7 +184,7 @@ def main(config):
         sets[name] = load_questions(path, config.skip_bad_rows, config.mcqa_zero_based)[:config.limit or None]
     if not sets:
         sets["clinic"] = clinic.make_questions(config.limit or 400, seed=0, split="test")
-    processes = run.start()
+    processes = run.start(dtype=config.dtype)
     judge = config.judge and open_judge(config.judge, processes)
     results = directory / "eval"
     policy, _ = run.resolve_model(config.directory)

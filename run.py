@@ -48,6 +48,11 @@ def option(default, help, **metadata):
     return field(default=default, metadata={"help": help, **metadata})
 
 
+def dtype_option():
+    return option("", "what is computed in; none: bfloat16 on CUDA, float32 on the CPU. Trained weights are float32",
+                  choices=["", "bfloat16", "float32"])
+
+
 def parse_config(config_class, description, presets=None, argv=None):
     """The command line of a dataclass of option() fields -> an instance of it.
 
@@ -75,7 +80,7 @@ def parse_config(config_class, description, presets=None, argv=None):
 
 @dataclass
 class Processes:
-    """This process among `world`: its rank, device, device mesh, and the dtype it computes in (bf16 on CUDA)."""
+    """This process among `world`: its rank, device, device mesh, and the dtype it computes in."""
 
     rank: int
     world: int
@@ -117,8 +122,10 @@ class Processes:
         return result
 
 
-def start(shard_within=0):
+def start(shard_within=0, dtype=""):
     """Join the process group that torchrun describes, or make one of a single process. -> Processes
+
+    dtype: name of what is computed in; none: bfloat16 on CUDA, float32 on the CPU.
 
     shard_within: neighbouring processes that share one copy of the weights, 0 is all. If fewer than all, the mesh has
     two dimensions, copies and shards of a copy, and only gradients pass between the copies.
@@ -146,7 +153,8 @@ def start(shard_within=0):
         raise ValueError(f"--shard-within {shard_within} does not divide the {world} processes")
     shape, names = ((world // shards, shards), ("copies", "shards")) if shards < world else ((world,), ("shards",))
     mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
-    return Processes(dist.get_rank(), world, device, mesh, torch.bfloat16 if cuda else torch.float32)
+    dtype = getattr(torch, dtype or ("bfloat16" if cuda else "float32"))
+    return Processes(dist.get_rank(), world, device, mesh, dtype)
 
 
 def stop():

@@ -39,7 +39,7 @@ import run
 from data import encode_prompts, load_questions, load_tokenizer
 from eval import Config as EvalConfig, evaluate
 from model import Packed
-from run import option
+from run import dtype_option, option
 from sampler import Rollout, generate
 
 ASSET = str(Path(__file__).parent / "assets" / "tiny")
@@ -68,6 +68,7 @@ class Config:
     save_every: int = option(20, "steps between two saved states, from which the same command goes on; 0: none")
     fresh: bool = option(False, "start anew where --out holds an unfinished run, which is moved aside")
     shard_within: int = option(0, "processes that share one copy of the weights, as a machine's GPUs; 0: all")
+    dtype: str = dtype_option()
 
     steps: int = option(80, "training steps; 0: as many as --epochs asks for")
     epochs: float = option(1.0, "passes over the data, where --steps is 0")
@@ -263,7 +264,7 @@ def main(config):
     if config.temperature <= 0:
         raise ValueError("--temperature must be positive: greedy rollouts of a group are all the same")
     weights = objective_weights(config)
-    processes = run.start(config.shard_within)
+    processes = run.start(config.shard_within, config.dtype)
     for name, parts in (("processes", processes.world), ("minibatches", config.minibatches)):
         if config.prompts % parts:
             raise ValueError(f"--prompts {config.prompts} must be a multiple of the {parts} {name}")
@@ -285,7 +286,7 @@ def main(config):
     policy = run.shard(policy, processes)
     reference = run.sharded_copy(policy, processes) if config.beta or config.target_kl else None
     actor = run.full_copy(policy.config, processes)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / max(config.warmup, 1)))
     weight = torch.tensor([weights.get(name, 0.0) for name in rewards.OBJECTIVES], dtype=torch.float64)  # [M]
     scale = torch.tensor(list(rewards.OBJECTIVES.values()), dtype=torch.float64)  # [M]
@@ -352,7 +353,8 @@ def main(config):
             updates.append(update(policy, optimizer, [batch[n] for n in rows], flat[rows],
                                   ref_logprob and [ref_logprob[n] for n in rows], beta, rules, processes))
             bad |= {rows[i] for i in updates[-1].get("nonfinite", [])}
-            schedule.step()
+            if "loss" in updates[-1]:
+                schedule.step()
         clock.append(time.perf_counter())
 
         # 5. Log

@@ -21,7 +21,7 @@ import rewards
 import run
 from data import load_responses, load_tokenizer, prompt_ids
 from model import Packed
-from run import option
+from run import dtype_option, option
 
 
 @dataclass
@@ -39,6 +39,7 @@ class Config:
     save_every: int = option(100, "updates between two saved states, from which the same command goes on; 0: none")
     fresh: bool = option(False, "start anew where --out holds an unfinished run, which is moved aside")
     shard_within: int = option(0, "processes that share one copy of the weights, as a machine's GPUs; 0: all")
+    dtype: str = dtype_option()
     seed: int = option(0, "fixes the held-out part and the order")
     steps: int = option(0, "updates; 0: as many as --epochs asks for")
     epochs: float = option(1.0, "passes over the data, where --steps is 0")
@@ -106,7 +107,7 @@ def total_loss(model, rows, config, processes):
 def main(config):
     if not config.data:
         raise ValueError("--data: give at least one file of questions with responses")
-    processes = run.start(config.shard_within)
+    processes = run.start(config.shard_within, config.dtype)
     model, tokenizer_files = run.resolve_model(config.model, config.tokenizer, config.seed)
     tokenizer = load_tokenizer(config.tokenizer or config.model, model.config.vocab_size)
     sequences, counts = load_sequences(config, tokenizer, model.config.max_position_embeddings)
@@ -123,7 +124,7 @@ def main(config):
     directory = run.RunDirectory(config.out, config, processes, tokenizer_files)
     model.checkpoint_layers = config.checkpoint_layers
     model = run.shard(model, processes)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
     def rate(i):
         warm = min(1.0, (i + 1) / max(config.warmup, 1))

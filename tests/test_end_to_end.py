@@ -82,6 +82,19 @@ def test_the_same_command_gives_the_same_run_and_keeps_the_first(one_process):
     assert (out / "model.safetensors").read_bytes() == Path(f"{out}.1/model.safetensors").read_bytes()
 
 
+def test_bfloat16_computes_in_it_and_trains_float32_weights(tmp_path):
+    """Sampler and trainer round differently there, by about 2^-9 of what they add up; the weights keep all digits."""
+    command("train_crpo.py", "--out", tmp_path / "ckpt", *SMALL, "--eval-questions", 0, "--dtype", "bfloat16", processes=2)
+    rows = metrics_of(tmp_path / "ckpt")
+    assert all(1e-4 < r["logprob_gap"] < 0.02 and r["nonfinite"] == 0 and r["grad_norm"] > 0 for r in rows)
+    start, end = load_model(ROOT / "assets" / "tiny"), load_model(tmp_path / "ckpt")
+    moved = [b for a, b in zip(start.parameters(), end.parameters()) if not torch.equal(a, b)]
+    assert moved and all(w.dtype == torch.float32 and not torch.equal(w, w.bfloat16().float()) for w in moved)
+    command("eval.py", tmp_path / "ckpt", "--limit", 8, "--dtype", "bfloat16")
+    table = json.loads((tmp_path / "ckpt/eval/clinic.json").read_text())
+    assert table["dtype"] == "torch.bfloat16" and table["answered"] > 0.5
+
+
 def test_two_processes_give_the_same_losses(one_process, tmp_path):
     command("train_crpo.py", "--out", tmp_path / "two", *SMALL, processes=2)
     for a, b in zip(metrics_of(one_process[0]), metrics_of(tmp_path / "two"), strict=True):
@@ -95,6 +108,14 @@ def test_eight_processes_run_on_two_cores(tmp_path):
     [row] = metrics_of(tmp_path / "eight")
     assert row["kl"] is None and row["length"] <= 16
     load_model(tmp_path / "eight")
+
+
+def test_a_step_that_teaches_nothing_does_not_count_as_warm_up(tmp_path):
+    """One token earns nothing: no group has an advantage. torch would warn of a schedule ahead of its optimizer."""
+    printed = command("train_crpo.py", "--out", tmp_path / "ckpt", "--steps", 1, "--prompts", 2, "--group", 2, "--warmup", 9,
+                      "--max-new-tokens", 1, "--eval-questions", 0)
+    [row] = metrics_of(tmp_path / "ckpt")
+    assert row["skipped"] == 1 and row["loss"] is None and "lr_scheduler" not in printed
 
 
 def unseconded(rows):
