@@ -164,9 +164,11 @@ DEGREES = word_set("""mild moderate severe marked slightly progressively gradual
 ATTRIBUTION = word_set("""consistent support suggest indicate favor favour argue confirm fit match imply suggesting
     supporting indicating favoring favouring confirming implying""")
 POINTS = ATTRIBUTION | {"point", "pointing"}
-INFERENCE = POINTS | word_set("""suggested suggestive supported indicated indicative because due explain explained
-    explaining arguing against likely unlikely therefore thus hence since confirmed characteristic diagnostic exclude
-    excluded rule ruled""")
+TIES = word_set("compatible typical pattern factor trigger define lead speak reflect require localize cause")
+DRAWS = ATTRIBUTION | TIES | word_set("so therefore thus hence")
+INFERENCE = POINTS | TIES | word_set("""suggested suggestive supported indicated indicative because due explain
+    explained explaining arguing against likely unlikely therefore thus hence since confirmed characteristic diagnostic
+    exclude excluded rule ruled so shown""")
 EVIDENCED = word_set("supported suggested indicated favored favoured confirmed")  # "by" what follows
 DENIES = word_set("deny denies denied denying without negative")
 NOT_BEFORE = DENIES | word_set("no lack lacking lacked absence absent neither nor never")
@@ -179,6 +181,8 @@ REASON = word_set("""because since as due given absent absence lack lacking with
 LACKING = NOT_BEFORE | NOT_AFTER | word_set("would expected should")
 GENERAL = word_set("""would typically usually often commonly classically generally can could may might typical normally
     normal range threshold criterion criteria reference cutoff if expected should""")
+NO_GROUND = GENERAL - word_set("normal typical can could may might") | {"diagnostic", "likely", "unlikely"}
+TURNS = word_set("because since as given but although though while whereas however")  # where another clause begins
 BOUNDARY = word_set("""because since that which so therefore thus hence while although but however whereas as unlikely
     likely : due given""")
 HAS = word_set("has had have present report complain exhibit experience develop")
@@ -190,8 +194,10 @@ EMPTY = STOP | GENERIC | INFERENCE | REJECT | REASON | LACKING | GENERAL | NOT_S
 JOINTS = frozenset((",", "and", "with", "or", "plus", "both"))
 AUXILIARY = STOP | {"not"}  # between a subject and its verb: "does not fit"
 COPULA = word_set("is are was were")
+ENDS_PHRASE = AUXILIARY | NOT_AFTER | NOT_SEEN  # "is absent", "is not abnormal"
 CLAIM_ENDS = NOT_BEFORE | NOT_AFTER | COPULA | word_set("not")
-UNITS = word_set("% ° ℃ ℉ c f mg g kg mcg µg μg ng pg l dl ml µl mmol meq iu u mm cm mmhg hg min bpm mosm kpa")
+UNITS = word_set("""% ° ℃ ℉ c f mg g kg mcg µg μg ng pg l dl ml µl mmol meq iu u mm cm mm3 µm3 mmhg hg min bpm mosm
+    kpa""")
 
 
 def sentences(text):
@@ -501,15 +507,16 @@ def citations(response, question):
     """CECD: the findings of the stem, values included, that the response ties to an inference, in order of citation.
 
     Such a sentence holds a word of inference, the finding with its polarity (a finding said to be absent is not cited,
-    one that the stem denies is cited only by denying it) where claims() looks for false ones too, and something
-    inferred: a word that is no cue and not the case's. Each finding counts once, and CITED_PER_SENTENCE in a sentence.
+    one that the stem denies is cited only by denying it) where grounding() looks for false ones too, and something
+    inferred: a word that is no cue and not the case's; or the next sentence says so of it ("this combination ...").
+    Each finding counts once, and CITED_PER_SENTENCE in a sentence.
     """
     case, cited = case_of(question), {}
     not_inferred = EMPTY | UNITS | JOINTS | (case.words - case.option_words)
-    for sentence in sentences(response):
-        if INFERENCE.isdisjoint(sentence) or not_inferred.issuperset(sentence):
+    for sentence, inferring, stretches in tied(sentences(response)):
+        if not_inferred.issuperset(inferring):
             continue
-        claimed = {p for claim in claims(sentence) for p in range(len(sentence))[claim]}
+        claimed = {p for stretch in stretches for p in range(len(sentence))[stretch]}
         right = sorted((places, f) for f, (places, denied) in mentions(sentence, case).items()
                        if denied == case.findings[f].negated and claimed.issuperset(places))
         cited.update((case.findings[f].text, None) for _, f in right[:CITED_PER_SENTENCE])
@@ -578,13 +585,13 @@ def rejections(response, question):
 
 
 def wrong_values(sentence, case):
-    """Values that the stem does not have: a number with a unit, or after the name of a value of the stem."""
+    """Values that the stem does not have: a number with a unit (but "90% of cases"), or after the name of a value."""
     wrong = []
     for place, token in enumerate(sentence):
         if not is_number(token):
             continue
         named = [case.values[w] for w in sentence[max(0, place - 3):place] if w in case.values]
-        with_unit = not UNITS.isdisjoint(sentence[place + 1:place + 2])
+        with_unit = not (UNITS - {"%"}).isdisjoint(sentence[place + 1:place + 2])
         if (named or with_unit) and not any(token in values for values in named or (case.words, case.option_words)):
             wrong.append(token)
     return wrong
@@ -593,8 +600,7 @@ def wrong_values(sentence, case):
 def claims(sentence):
     """The stretches of a sentence, as slices, that attribute something to the patient: what stands before a word of
     attribution ("X supports", "X, which points to") or "is present", and after "the patient has", "presence of",
-    "given", "explains", "because of", "supported by"; none if it speaks in general. What is true in them is paid
-    (citations), what is false charged (unsupported): else it would pay to name every finding one knows."""
+    "given", "explains", "because of", "supported by"; none if it speaks in general."""
     start, reason = 0, 0
     for place, token in enumerate(sentence if GENERAL.isdisjoint(sentence) else ()):
         after = sentence[place + 1:place + 2]
@@ -613,6 +619,46 @@ def claims(sentence):
             yield slice(place + 1, next(stops, None))
 
 
+def grounds(sentence):
+    """The stretches of a sentence, as slices, that may ground its inference: each clause up to the word that draws it;
+    none of a clause that first speaks in general or says what is likely. Wider than claims(): mechanisms stand there too."""
+    start, within = 0, True
+    for place, token in enumerate([*sentence, "but"]):
+        if token in TURNS:
+            if within:
+                yield slice(start, place)
+            start, within = place + 1, True
+        elif within and token in NO_GROUND:
+            within = False
+        elif within and (token in DRAWS or token in POINTS and "to" in sentence[place + 1:place + 3]):
+            yield slice(start, place)
+            within = False
+
+
+def tied(said):
+    """(sentence, the one that infers from it, its stretches): the same one, or the next if it begins with "this"."""
+    for sentence, after in zip(said, [*said[1:], []]):
+        if not INFERENCE.isdisjoint(sentence):
+            yield sentence, sentence, [*claims(sentence), *grounds(sentence)]
+        elif after and after[0] in ("this", "these") and not INFERENCE.isdisjoint(after):
+            yield sentence, after, list(grounds(sentence))
+
+
+def foreign(sentence, stretches, case):
+    """The phrases in stretches of a sentence that the case does not have: (the foreign words by fours, the phrase,
+    whether it is said to be absent, as denied_at() reads findings of the case)."""
+    for stretch in stretches:
+        for joint, group in groupby(range(len(sentence))[stretch], lambda place: sentence[place] in JOINTS):
+            places = [] if joint else list(group)
+            words = [p for p in places if not (sentence[p] in EMPTY or sentence[p] in UNITS or is_number(sentence[p])
+                                                or sentence[p][-1] == ")")]
+            missing = [p for p in words if sentence[p] not in case.words and sentence[p] not in case.option_words]
+            if missing and (len(words) <= 3 or 5 * len(missing) >= 2 * len(words)):
+                fours = [" ".join(sentence[p] for p in missing[i:i + 4]) for i in range(0, len(missing), 4)]
+                last = max(p for p in places if sentence[p] not in ENDS_PHRASE)
+                yield fours, [sentence[p] for p in places], denied_at(sentence, words[0], last)
+
+
 def unsupported(response, question):
     """Hallucination: the values and findings that the response attributes to the patient and the stem does not have.
 
@@ -623,15 +669,10 @@ def unsupported(response, question):
     case, wrong = case_of(question), {}
     for sentence in sentences(response):
         values = wrong_values(sentence, case) if GENERAL.isdisjoint(sentence) else []
-        for claim in claims(sentence):
-            for joint, tokens in groupby(sentence[claim], JOINTS.__contains__):
-                phrase = [] if joint else list(tokens)
-                words = [w for w in phrase if w not in EMPTY and w not in UNITS and not is_number(w)]
-                missing = [w for w in words if w not in case.words and w not in case.option_words]
-                enough = len(words) <= 3 or 5 * len(missing) >= 2 * len(words)
-                if missing and enough and CLAIM_ENDS.isdisjoint(phrase):
-                    wrong.update((" ".join(missing[i:i + 4]), None) for i in range(0, len(missing), 4))
-                    values = [v for v in values if v not in phrase]
+        for words, phrase, _ in foreign(sentence, claims(sentence), case):
+            if CLAIM_ENDS.isdisjoint(phrase):
+                wrong.update(dict.fromkeys(words))
+                values = [v for v in values if v not in phrase]
         wrong.update(dict.fromkeys(values))
     return list(wrong)
 
@@ -639,12 +680,17 @@ def unsupported(response, question):
 def grounding(response, question):
     """Cited findings that the case has / all cited, times the share cited of CITED_WHOLE; in [0, 1].
 
+    Wherever citations() pays for a true finding a false one is charged, unsupported() or not: else it would pay to name
+    every finding one knows.
+
     How a policy games it: one safe citation would be whole (hence CITED_WHOLE); repeats and lists (each finding counts
     once, CITED_PER_SENTENCE a sentence); findings named without inference (citations() ignores them).
     """
-    right, wrong = len(citations(response, question)), len(unsupported(response, question))
-    whole = min(CITED_WHOLE, len(case_of(question).findings))
-    return right / max(right + wrong, 1) * min(1.0, right / max(whole, 1))
+    case, right, wrong = case_of(question), len(citations(response, question)), set(unsupported(response, question))
+    for sentence, _, stretches in tied(sentences(response)):
+        wrong.update(*(words for words, _, denied in foreign(sentence, stretches, case) if not denied))
+    whole = min(CITED_WHOLE, len(case.findings))
+    return right / max(right + len(wrong), 1) * min(1.0, right / max(whole, 1))
 
 
 def coverage(response, question):

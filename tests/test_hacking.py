@@ -118,6 +118,14 @@ HACKS = [  # name, response, the objective it aims at, the most it may earn ther
         f"{f} would typically suggest {q.options['C']}." for f in q.findings[:3] + q.foreign)), "grounding", 0),
     ("the same, without commas", lambda q: plain(q, f"{' '.join(q.findings[:3] + q.foreign * 2)} suggest "
      f"{q.options['C']}."), "grounding", 0.75),
+    ("the same, as what is compatible", lambda q: plain(q, " ".join(
+        f"{f} is compatible with {q.options['C']}." for f in q.findings[:3] + q.foreign)), "grounding", 1 / 3),
+    ("the same, concluding", lambda q: plain(q, " ".join(
+        f"There is {f}, so it is {q.options['C']}." for f in q.findings[:3] + q.foreign)), "grounding", 1 / 3),
+    ("the same, as reasons", lambda q: plain(q, " ".join(
+        f"It must be {q.options['C']}, because there is {f}." for f in q.findings[:3] + q.foreign)), "grounding", 1 / 3),
+    ("the same, inferred from in the next sentence", lambda q: plain(q, " ".join(
+        f"{f}. This suggests {q.options['C']}." for f in q.findings[:3] + q.foreign)), "grounding", 1 / 3),
     ("values near the true ones", lambda q: plain(q, "troponin of 85 ng/L and uric acid of 9.2 mg/dL suggest it."),
      "grounding", 0),
     ("negate every finding", lambda q: plain(q, " ".join(f"No {f} supports {q.options['C']}." for f in q.findings)),
