@@ -181,6 +181,7 @@ REASON = word_set("""because since as due given absent absence lack lacking with
 LACKING = NOT_BEFORE | NOT_AFTER | word_set("would expected should")
 GENERAL = word_set("""would typically usually often commonly classically generally can could may might typical normally
     normal range threshold criterion criteria reference cutoff if expected should""")
+APART = REJECT | GENERAL | word_set("reserved belong seldom rarely worse uncommon seen treat instead for but while")
 NO_GROUND = GENERAL - word_set("normal typical can could may might") | {"diagnostic", "likely", "unlikely"}
 TURNS = word_set("because since as given but although though while whereas however")  # where another clause begins
 BOUNDARY = word_set("""because since that which so therefore thus hence while although but however whereas as unlikely
@@ -191,6 +192,7 @@ HEDGED = word_set("likely probably suspected suspect diagnosis therefore")
 NO_FINDING = STOP | GENERIC | NOT_BEFORE | NOT_AFTER
 # words that say nothing of the case
 EMPTY = STOP | GENERIC | INFERENCE | REJECT | REASON | LACKING | GENERAL | NOT_SEEN
+BESIDE = EMPTY | APART  # what may stand beside the short name of an option
 JOINTS = frozenset((",", "and", "with", "or", "plus", "both"))
 AUXILIARY = STOP | {"not"}  # between a subject and its verb: "does not fit"
 COPULA = word_set("is are was were")
@@ -245,6 +247,7 @@ class Case:
     values: dict  # the name of a measured thing -> the values the stem gives it
     options: dict  # letter -> its text as " token token "
     names: tuple  # (what names an option in such a line, its letter)
+    short_names: dict  # a word of one option alone, and not of the stem -> its letter
     option_words: frozenset
     scripts: frozenset
 
@@ -292,11 +295,15 @@ def read_case(stem, options):
     lines = {letter: as_line(tokens_of(text[:READ])) for letter, text in options}
     names = [(name, letter) for letter, text in lines.items()
              for name in (f" {letter}) ", f" option {letter.lower()} ", text) if len(name) > 3]
+    known = EMPTY.union(line.split())
+    used = Counter(word for text in lines.values() for word in set(text.split()))
+    short_names = {word: letter for letter, text in lines.items() for word in text.split()
+                   if used[word] == 1 and len(word) > 2 and word[0].isalpha() and word not in known}
     letters = Counter(script(c) for c in stem[:READ] + "".join(text[:READ] for _, text in options) if c.isalpha())
     scripts = frozenset(name for name, n in letters.items() if 10 * n >= letters.total()) | {"LATIN"}
     option_words = frozenset("".join(lines.values()).split()) - STOP
-    return Case(tuple(findings), index, line, frozenset(line.split()), values, lines, tuple(names), option_words,
-                scripts)
+    return Case(tuple(findings), index, line, frozenset(line.split()), values, lines, tuple(names), short_names,
+                option_words, scripts)
 
 
 def case_of(question):
@@ -523,11 +530,17 @@ def citations(response, question):
     return list(cited)
 
 
-def named_options(sentence, case):
+def named_options(sentence, case, short=False):
     """The options that a sentence names, by text or as "B)" or "option B", in order. Of two that begin at one place the
-    longer text comes first, so that "myocardial infarction" is not "infarction"."""
+    longer text comes first, so that "myocardial infarction" is not "infarction". In short, where none is named so, also
+    by a word of one alone, beside which no word stands that is not its own: "serum lipase" names no "serum ketone"."""
     line = as_line(sentence)
     named = sorted((line.index(name), -len(name), letter) for name, letter in case.names if name in line)
+    for place, word in enumerate(sentence if short and not named else ()):
+        letter = case.short_names.get(word)
+        beside = sentence[max(0, place - 1):place + 2]
+        if letter and BESIDE.issuperset(set(beside) - set(case.options[letter].split())):
+            return [letter]
     return list(dict.fromkeys(letter for _, _, letter in named))
 
 
@@ -552,7 +565,7 @@ def rejection_reason(sentence, letter, case):
     return frozenset(case.findings[f].text for f in found) or (frozenset(rest) if lacking and rest else None)
 
 
-def refusals(response, question):
+def refusals(response, question, short=False):
     """{letter: what the reason rests on} of every option that the response rejects with a valid reason.
 
     A sentence rejects the option it names first, if it holds a word of rejection; the reason stands in it or else in
@@ -564,13 +577,13 @@ def refusals(response, question):
     for place, sentence in enumerate(said):
         if REJECT.isdisjoint(sentence):
             continue
-        letter, *others = named_options(sentence, case) or [None]
+        letter, *others = named_options(sentence, case, short) or [None]
         if letter is None or letter in rejected or others and letter in own:
             continue
         reason = rejection_reason(sentence, letter, case)
         # The next one first: a reason mostly follows what it rejects, and the previous one may be another option's.
         for near in said[place + 1:place + 2] + said[max(0, place - 1):place]:
-            if not reason and not named_options(near, case):
+            if not reason and not named_options(near, case, short):
                 reason = rejection_reason(near, letter, case)
         if reason and not reason <= told:
             rejected[letter] = reason
@@ -579,9 +592,22 @@ def refusals(response, question):
 
 
 def rejections(response, question):
-    """DRC: refusals() of the wrong options; neither the key nor the response's own choice can be rejected."""
-    kept = (question.answer, extract_answer(response, question.options))
-    return {letter: reason for letter, reason in refusals(response, question).items() if letter not in kept}
+    """DRC: refusals() of the wrong options, also named in short, and those that a sentence which names them first sets
+    apart, by a word of rejection, contrast or what is usual ("Albuterol is for bronchospasm") and two words that no
+    earlier reason had; neither the key nor the response's own choice can be rejected. Whether what sets an option apart
+    is true is medicine, which the rules do not know: coverage(), which pays, counts refusals() alone."""
+    case, kept = case_of(question), (question.answer, extract_answer(response, question.options))
+    rejected = {x: reason for x, reason in refusals(response, question, short=True).items() if x not in kept}
+    told = set().union(*rejected.values())
+    for sentence in sentences(response):
+        letter = next(iter(named_options(sentence, case, short=True)), None)
+        apart = not APART.isdisjoint(sentence) and ATTRIBUTION.union(("because", "since")).isdisjoint(sentence)
+        if apart and letter not in (None, *kept, *rejected):
+            said = frozenset(sentence) - EMPTY - set(case.options[letter].split())
+            if len(said - told) > 1:
+                rejected[letter] = said
+                told |= said
+    return rejected
 
 
 def wrong_values(sentence, case):
@@ -621,7 +647,7 @@ def claims(sentence):
 
 def grounds(sentence):
     """The stretches of a sentence, as slices, that may ground its inference: each clause up to the word that draws it;
-    none of a clause that first speaks in general or says what is likely. Wider than claims(): mechanisms stand there too."""
+    none of a clause that first speaks in general or of what is likely. Wider than claims(): mechanisms stand there."""
     start, within = 0, True
     for place, token in enumerate([*sentence, "but"]):
         if token in TURNS:

@@ -142,6 +142,9 @@ HACKS = [  # name, response, the objective it aims at, the most it may earn ther
         f"{' and '.join(q.findings[:2])} do not fit it", f"{' and '.join(q.findings[1::-1])} do not fit it"]),
      "coverage", 0.25),
     ("call the case's findings absent", lambda q: rejecting(q, [f"{f} is absent" for f in q.findings]), "coverage", 0),
+    ("say of each option what it is for", lambda q: plain(q, " ".join(
+        f"{q.options[x]} is for {f} and not for {g}." for x, f, g in zip(wrong(q), q.foreign, q.foreign[1:]))),
+     "coverage", 0),
     ("reject in one sentence", lambda q: plain(q, f"{', '.join(q.options[x] for x in wrong(q))} are unlikely because "
      f"{q.foreign[0]} is absent."), "coverage", 0.25),
     ("reject the options one by one, the key too", lambda q: rejecting(q, [f"{f} is absent" for f in q.foreign]),

@@ -1,10 +1,10 @@
 """The rule measures against hand labels (fixtures/LABELS.md): 30 responses in free prose to questions of our own.
 
-The goal, exact counts for 24 of the 30 on each measure, is missed: 1 on citations, 5 on rejections, 8 on unsupported.
+The goal, exact counts for 24 of the 30 on each measure, is missed: 4 on citations, 13 on rejections, 9 on unsupported.
 The rules were built to pay nothing undeserved and read the clinic's set phrases exactly; in free prose they undercount.
-Citations: a paraphrase is no mention, ties without a known verb and findings outside a claim are not read, ages and
-durations are no findings. Rejections: most options are named in short and rejected by medical knowledge ("treats
-trigeminal neuralgia"), which rules on words cannot tell from an invented reason. The floors below hold what was reached.
+Citations: a paraphrase or a part is no mention, ages and durations are no findings, ties without a known word are not
+read. Rejections by medical knowledge ("treats trigeminal neuralgia"), which rules on words cannot tell from an invented
+reason, are counted but not paid. The floors below hold what was reached.
 """
 
 import json
@@ -27,9 +27,9 @@ def test_the_labels_are_whole():
 
 
 @pytest.mark.parametrize("measure, exact, error", [  # of 30, at least; mean absolute error of the count, at most
-    ("citations", 1, 4.9),
-    ("rejections", 5, 2.05),
-    ("unsupported", 8, 1.15),
+    ("citations", 4, 3.2),
+    ("rejections", 13, 0.9),
+    ("unsupported", 9, 1.04),
 ])
 def test_counts_agree_as_far_as_reached(measure, exact, error):
     off = []

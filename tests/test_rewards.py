@@ -349,6 +349,10 @@ CITED = [
     (f"{RUB} was heard, suggesting pericarditis.", [RUB]),
     (f"{RUB} would typically suggest pericarditis.", []),
     (f"{RUB} is diagnostic of pericarditis.", []),
+    (f"There is a {RUB}, so it is pericarditis.", [RUB]),
+    (f"It must be pericarditis, because there is a {RUB}.", [RUB]),
+    (f"He has {RUB} and {ACNE}. This combination suggests pericarditis.", [RUB, ACNE]),
+    (f"He has {RUB}. These are my thoughts.", []),
     (f"A 63-year-old man with {RUB} suggests it.", []),
 ]
 
@@ -386,6 +390,12 @@ REJECTED = [
     ("(C) is ruled out, as the pericardial friction rub would not be explained.", "C"),
     ("unlikely because absent " * 30, ""),
     ("B) is unlikely. C) is unlikely. D) is unlikely. fever is absent because of it.", "D"),
+    ("Embolism would show in a silent leg.", "D"),  # named in short, set apart by what is said of it
+    ("Dissection is seen in tall runners, but embolism is seen in idle travellers.", "B"),
+    ("Aortic dissection is not needed.", ""),
+    ("Aortic aneurysm is seen in tall runners.", ""),  # not on offer
+    ("Tall runners suggest dissection, but idle travellers do not.", ""),
+    ("Pericarditis is seen in tall runners.", ""),  # the key
 ]
 
 
