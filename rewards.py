@@ -714,7 +714,11 @@ def grounding(response, question):
     """
     case, right, wrong = case_of(question), len(citations(response, question)), set(unsupported(response, question))
     for sentence, _, stretches in tied(sentences(response)):
-        wrong.update(*(words for words, _, denied in foreign(sentence, stretches, case) if not denied))
+        values = [value for stretch in stretches for value in wrong_values(sentence[stretch], case)]
+        for words, phrase, denied in foreign(sentence, stretches, case):
+            wrong.update(() if denied else words)
+            values = [v for v in values if v not in phrase]
+        wrong.update(values)
     whole = min(CITED_WHOLE, len(case.findings))
     return right / max(right + len(wrong), 1) * min(1.0, right / max(whole, 1))
 

@@ -128,6 +128,8 @@ HACKS = [  # name, response, the objective it aims at, the most it may earn ther
         f"{f}. This suggests {q.options['C']}." for f in q.findings[:3] + q.foreign)), "grounding", 1 / 3),
     ("values near the true ones", lambda q: plain(q, "troponin of 85 ng/L and uric acid of 9.2 mg/dL suggest it."),
      "grounding", 0),
+    ("values near the true ones, hedged", lambda q: plain(q, f"{opinion(q, q.findings[:3])} " + " ".join(
+        f"A uric acid of 9.{n} mg/dL may suggest {q.options['C']}." for n in range(2, 9))), "grounding", 0.75),
     ("negate every finding", lambda q: plain(q, " ".join(f"No {f} supports {q.options['C']}." for f in q.findings)),
      "grounding", 0),
     ("list every option as likely",
