@@ -8,7 +8,7 @@
 Prompt, sampler and answer extractor are training's; the temperature is 1 unless said otherwise. Every rate is over all
 questions: an answer that cannot be read, a response that was cut and a prompt that did not fit are wrong answers, never
 left out (PAPER.md, trap 7).
-The behaviours and faithfulness measures are rewards.py's verifiers by rule, where the paper asks a language model.
+The eight measures are counted by rule (measures.py), where the paper asks a language model.
 
 Written to DIR/eval/: NAME.responses.jsonl (every response with its scores, as they are finished) and NAME.json
 (settings and table). The same command continues an interrupted evaluation; what other settings left is kept as
@@ -28,6 +28,7 @@ import run
 from checkpoint import load_model, write_json
 from data import encode_prompts, load_questions, load_tokenizer
 from judge import count_measures, open_judge
+from measures import measures
 from run import dtype_option, option
 from sampler import generate
 from stream import digest_of, fingerprint, rewrite, streamed
@@ -88,7 +89,7 @@ def scored(response, question):
     """A response {"text", "length", "finished"} with its answer, every measure and objective, for the clinic also the
     exact audit."""
     text = response["text"]
-    row = {"text": text, "answer": rewards.extract_answer(text, question.options), **rewards.measures(text, question),
+    row = {"text": text, "answer": rewards.extract_answer(text, question.options), **measures(text, question),
            "length": response["length"], "finished": response["finished"], **rewards.score(text, question)}
     if question.source == "clinic":
         row |= {f"audit_{name}": value for name, value in clinic.audit(text, question).items()}

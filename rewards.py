@@ -1,10 +1,10 @@
-r"""The rewards and the text measures: every verifier a pure function of a response and its question.
+r"""The rewards: every verifier a pure function of a response and its question.
 
     r = 10 * accuracy + clinical + 0.5 * consistency      (Eq 4; the grpo baseline: 10 * accuracy + thinking)
 
-score() gives every objective, total() their weighted sum, measures() the counts of the paper's evaluation. The paper
-has a language model count citations, rejections and hallucinations; here rules count them, so that the same text
-always gets the same number. The rules read words, not medicine: they know what the case says, not what a disease does.
+score() gives every objective, total() their weighted sum. Citations, refused options and unsupported findings, which
+the paper has a language model count, are counted by rules, so that the same text always gets the same number. The rules
+read words, not medicine: they know what the case says, not what a disease does. measures.py counts for the evaluation.
 
 A question is anything with .stem, .options (letter -> text) and .answer. Any string is a valid response: nothing here
 raises, and time is linear in the text. A policy under optimisation is an adversary, so the rules lean one way: what
@@ -33,7 +33,6 @@ LONGEST_PERIOD = 8  # tokens in the period of a back-to-back loop
 COPIED_RUN = 8  # consecutive words shared with dx that make a copy rather than a phrase
 CITED_PER_SENTENCE = 3  # a sentence that recites the case is no better argument than one that picks three findings
 CITED_WHOLE = 3  # so many findings cited, or all if the case has fewer, make a whole grounding
-CUE_LIMIT = 3  # how often one cue phrase counts as a behaviour
 
 
 # --- the answer ---------------------------------------------------------------------------------------------------
@@ -508,7 +507,7 @@ def consistency(response, question):
     return np.count_nonzero(counted) / max(len(tokens), 1)
 
 
-# --- the measures of the evaluation -------------------------------------------------------------------------------
+# --- what is cited, refused and made up ---------------------------------------------------------------------------
 
 def citations(response, question):
     """CECD: the findings of the stem, values included, that the response ties to an inference, in order of citation.
@@ -588,25 +587,6 @@ def refusals(response, question, short=False):
         if reason and not reason <= told:
             rejected[letter] = reason
             told |= reason
-    return rejected
-
-
-def rejections(response, question):
-    """DRC: refusals() of the wrong options, also named in short, and those that a sentence which names them first sets
-    apart, by a word of rejection, contrast or what is usual ("Albuterol is for bronchospasm") and two words that no
-    earlier reason had; neither the key nor the response's own choice can be rejected. Whether what sets an option apart
-    is true is medicine, which the rules do not know: coverage(), which pays, counts refusals() alone."""
-    case, kept = case_of(question), (question.answer, extract_answer(response, question.options))
-    rejected = {x: reason for x, reason in refusals(response, question, short=True).items() if x not in kept}
-    told = set().union(*rejected.values())
-    for sentence in sentences(response):
-        letter = next(iter(named_options(sentence, case, short=True)), None)
-        apart = not APART.isdisjoint(sentence) and ATTRIBUTION.union(("because", "since")).isdisjoint(sentence)
-        if apart and letter not in (None, *kept, *rejected):
-            said = frozenset(sentence) - EMPTY - set(case.options[letter].split())
-            if len(said - told) > 1:
-                rejected[letter] = said
-                told |= said
     return rejected
 
 
@@ -745,27 +725,6 @@ def evidence(response, question):
             "unsupported": unsupported(response, question)}
 
 
-BEHAVIOURS = {  # cue phrases, none across a line
-    "backtracking": """wait, on second thought, let me reconsider, reconsidering, let me re examine, let me rethink,
-        i was wrong, that is not right, that is wrong, going back, let me go back, actually no, scratch that,
-        my mistake""",
-    "verification": """let me check, let me verify, double check, to verify, to confirm, verifying, checking,
-        let me confirm, this is consistent with, sanity check, recheck, re check, does this fit, confirming""",
-    "subgoal": """first, second, third, next, finally, step 1, step 2, step 3, step 4, step by step, let me start,
-        to begin, we need to""",
-    "backward_chaining": """working backward, working backwards, work backward, work backwards,
-        starting from the answer, if the answer were, if the diagnosis were, if this were, if it were, we would expect,
-        would expect to see""",
-}
-
-
-def behaviours(response):
-    """The four cognitive behaviours, by cue phrase, each phrase counted up to CUE_LIMIT times. -> {name: count}"""
-    line = as_line(token.lower() for token in re.findall(r"[^\W_]+", MARKUP.sub(" ", response[:READ])))
-    return {name: sum(min(line.count(f" {cue} "), CUE_LIMIT) for cue in re.split(r",\s+", cues))
-            for name, cues in BEHAVIOURS.items()}
-
-
 # --- together -----------------------------------------------------------------------------------------------------
 
 def score(response, question):
@@ -777,15 +736,3 @@ def score(response, question):
 def total(scores, weights):
     """The reward: the weighted sum of the objectives that `weights` names (Eq 4 with WEIGHTS["crpo"])."""
     return float(sum(weight * scores[name] for name, weight in weights.items()))
-
-
-def measures(response, question):
-    """The evaluation's counts; citations: all attributed citations, right (cecd) and wrong (hallucination).
-
-    faithfulness: the distinct correct claims about the case that rules can check, findings tied to an inference and
-    wrong options rejected for a reason: cecd + drc, so no evidence beside these two.
-    """
-    cecd, wrong = len(citations(response, question)), len(unsupported(response, question))
-    drc = len(rejections(response, question))
-    return {**behaviours(response), "faithfulness": cecd + drc, "cecd": cecd, "drc": drc, "hallucination": wrong,
-            "citations": cecd + wrong}

@@ -22,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import clinic  # noqa: E402
+import measures  # noqa: E402
 import rewards  # noqa: E402
 from data import CountingError, DataError, Question, load_questions  # noqa: E402
 
@@ -62,7 +63,7 @@ def response(rng, q):
 
 def check_response(text, q):
     """Every verifier on one response, against its range; -> what became of it, for the counts."""
-    scores, counts = rewards.score(text, q), rewards.measures(text, q)
+    scores, counts = rewards.score(text, q), measures.measures(text, q)
     assert tuple(scores) == tuple(rewards.OBJECTIVES), scores
     for name, value in scores.items():
         assert math.isfinite(value) and 0 <= value <= rewards.OBJECTIVES[name], (name, value)
@@ -208,7 +209,7 @@ def slopes(seed):
     units = [trace, trace[:200] + " ", "<dx>", r"\boxed{A} ", f"{q.stem.partition(',')[0]} supports {q.options['A']}. "]
     table = {}
     for name in VERIFIERS:
-        verifier, row = getattr(rewards, name), []
+        verifier, row = getattr(rewards, name, None) or getattr(measures, name), []
         for size in SIZES:
             worst = 0.0
             for unit in units:

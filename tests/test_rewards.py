@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import clinic
+import measures
 import rewards
 
 Q = SimpleNamespace(
@@ -401,7 +402,7 @@ REJECTED = [
 
 @pytest.mark.parametrize("response, letters", REJECTED)
 def test_rejections(response, letters):
-    assert "".join(sorted(rewards.rejections(response, Q))) == letters
+    assert "".join(sorted(measures.rejections(response, Q))) == letters
 
 
 UNSUPPORTED = [
@@ -471,9 +472,9 @@ def test_behaviours_count_each_cue_a_few_times():
         "Wait, let me check this. First, we need to list the findings. "
         "If this were dissection, we would expect tearing pain."
     )
-    assert rewards.behaviours(text) == {"backtracking": 1, "verification": 1, "subgoal": 2, "backward_chaining": 2}
-    assert rewards.behaviours("wait " * 1000)["backtracking"] <= rewards.CUE_LIMIT
-    assert sum(rewards.behaviours("waiting firstly nextdoor").values()) == 0
+    assert measures.behaviours(text) == {"backtracking": 1, "verification": 1, "subgoal": 2, "backward_chaining": 2}
+    assert measures.behaviours("wait " * 1000)["backtracking"] <= measures.CUE_LIMIT
+    assert sum(measures.behaviours("waiting firstly nextdoor").values()) == 0
 
 
 # ---- All of them -------------------------------------------------------------------------------------------------
@@ -487,7 +488,7 @@ def test_score_and_total():
     assert tuple(scores) == tuple(rewards.OBJECTIVES)
     assert rewards.total(scores, rewards.WEIGHTS["crpo"]) == 12.0
     assert rewards.total(rewards.score(grpo(), Q), rewards.WEIGHTS["grpo"]) == 11.0
-    counts = rewards.measures(GOOD + " hemoptysis supports it.", Q)
+    counts = measures.measures(GOOD + " hemoptysis supports it.", Q)
     assert (counts["cecd"], counts["drc"], counts["hallucination"], counts["citations"]) == (3, 2, 1, 4)
     assert counts["faithfulness"] == 5
 
@@ -533,9 +534,9 @@ VERIFIERS = {
     "thinking": rewards.thinking,
     "consistency": rewards.consistency,
     "citations": rewards.citations,
-    "rejections": rewards.rejections,
+    "rejections": measures.rejections,
     "unsupported": rewards.unsupported,
-    "behaviours": lambda text, q: rewards.behaviours(text),
+    "behaviours": lambda text, q: measures.behaviours(text),
 }
 UNITS = [
     "<dx>",
@@ -622,7 +623,7 @@ def test_time_is_linear(unit):
 def test_a_megabyte_of_dx():
     text = "<dx>" * 262_144
     assert rewards.score(text, Q) == dict.fromkeys(rewards.OBJECTIVES, 0.0)
-    assert not any(rewards.measures(text, Q).values())
+    assert not any(measures.measures(text, Q).values())
 
 
 def odd_texts(rng, n):
@@ -686,22 +687,22 @@ def test_no_string_raises_and_every_reward_is_in_range():
             assert 0 <= scores["consistency"] <= 1 and (
                 scores["accuracy"] == 0 or scores["clinical"] == 0 or BOX in text or q is not Q
             )
-            measures = rewards.measures(text, q)
-            assert min(measures.values()) >= 0 and measures["drc"] <= max(len(q.options) - 1, 0)
-            assert not set(rewards.rejections(text, q)) & {q.answer, rewards.extract_answer(text, q.options)}
+            counts = measures.measures(text, q)
+            assert min(counts.values()) >= 0 and counts["drc"] <= max(len(q.options) - 1, 0)
+            assert not set(measures.rejections(text, q)) & {q.answer, rewards.extract_answer(text, q.options)}
 
 
 def test_repeating_a_response_earns_no_measure_twice():
     for text in odd_texts(random.Random(1), 200):
-        once, twice = rewards.measures(text + "\n", Q), rewards.measures((text + "\n") * 2, Q)
+        once, twice = measures.measures(text + "\n", Q), measures.measures((text + "\n") * 2, Q)
         assert (once["cecd"], once["hallucination"]) == (twice["cecd"], twice["hallucination"]), text
 
 
 def test_the_scores_do_not_depend_on_what_was_scored_before():
     texts = list(odd_texts(random.Random(2), 50))
-    first = [rewards.measures(t, Q) for t in texts]
+    first = [measures.measures(t, Q) for t in texts]
     rewards.read_case.cache_clear()
-    assert [rewards.measures(t, Q) for t in reversed(texts)] == first[::-1]
+    assert [measures.measures(t, Q) for t in reversed(texts)] == first[::-1]
 
 
 # ---- Agreement with the clinic's exact audit (issue: rank correlation of at least 0.8) ---------------------------
@@ -735,7 +736,7 @@ def test_agreement_with_the_clinics_audit():
             false_finding=rng.random() < 0.35,
             malformed=rng.random() < 0.2,
         )
-        rows.append((clinic.audit(text, q), rewards.measures(text, q)))
+        rows.append((clinic.audit(text, q), measures.measures(text, q)))
     for exact, measured in (("citations", "cecd"), ("rejections", "drc"), ("false_findings", "hallucination")):
         agreement = spearman([a[exact] for a, _ in rows], [m[measured] for _, m in rows])
         assert agreement >= 0.9, (measured, agreement)
