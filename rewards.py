@@ -509,17 +509,17 @@ def consistency(response, question):
 
 # --- what is cited, refused and made up ---------------------------------------------------------------------------
 
-def citations(response, question):
+def citations(response, question, said=None):
     """CECD: the findings of the stem, values included, that the response ties to an inference, in order of citation.
 
     Such a sentence holds a word of inference, the finding with its polarity (a finding said to be absent is not cited,
     one that the stem denies is cited only by denying it) where grounding() looks for false ones too, and something
     inferred: a word that is no cue and not the case's; or the next sentence says so of it ("this combination ...").
-    Each finding counts once, and CITED_PER_SENTENCE in a sentence.
+    Each finding counts once, and CITED_PER_SENTENCE in a sentence. said: sentences(response), if they are at hand.
     """
     case, cited = case_of(question), {}
     not_inferred = EMPTY | UNITS | JOINTS | (case.words - case.option_words)
-    for sentence, inferring, stretches in tied(sentences(response)):
+    for sentence, inferring, stretches in tied(said or sentences(response)):
         if not_inferred.issuperset(inferring):
             continue
         claimed = {p for stretch in stretches for p in range(len(sentence))[stretch]}
@@ -665,7 +665,7 @@ def foreign(sentence, stretches, case):
                 yield fours, [sentence[p] for p in places], denied_at(sentence, words[0], last)
 
 
-def unsupported(response, question):
+def unsupported(response, question, said=None):
     """Hallucination: the values and findings that the response attributes to the patient and the stem does not have.
 
     A phrase counts if it is the subject of an inference or what the patient is said to have, and a word of it stands
@@ -673,7 +673,7 @@ def unsupported(response, question):
     that no list goes as one claim. What is said to be absent or typical in general is no attribution.
     """
     case, wrong = case_of(question), {}
-    for sentence in sentences(response):
+    for sentence in said or sentences(response):
         values = wrong_values(sentence, case) if GENERAL.isdisjoint(sentence) else []
         for words, phrase, _ in foreign(sentence, claims(sentence), case):
             if CLAIM_ENDS.isdisjoint(phrase):
@@ -692,8 +692,9 @@ def grounding(response, question):
     How a policy games it: one safe citation would be whole (hence CITED_WHOLE); repeats and lists (each finding counts
     once, CITED_PER_SENTENCE a sentence); findings named without inference (citations() ignores them).
     """
-    case, right, wrong = case_of(question), len(citations(response, question)), set(unsupported(response, question))
-    for sentence, _, stretches in tied(sentences(response)):
+    case, said = case_of(question), sentences(response)
+    right, wrong = len(citations(response, question, said)), set(unsupported(response, question, said))
+    for sentence, _, stretches in tied(said):
         values = [value for stretch in stretches for value in wrong_values(sentence[stretch], case)]
         for words, phrase, denied in foreign(sentence, stretches, case):
             wrong.update(() if denied else words)
