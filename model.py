@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 # Logits that may exist at once while log-probabilities are computed: 2^26 float32 values are 256 MiB.
 LOGITS_AT_ONCE = 2**26
-TOKENS_AT_ONCE = 1024  # and of a small vocabulary no more than of so many tokens, which stay in a CPU's cache
+TOKENS_AT_ONCE = 1024  # where all may exist, they are still made by so many tokens: those stay in a CPU's cache
 
 
 @dataclass
@@ -391,7 +391,8 @@ class Decoder(nn.Module):
         size = max(1, LOGITS_AT_ONCE // self.config.vocab_size)
         if len(hidden) > size:
             chunk_logprobs = partial(checkpoint, chunk_logprobs, use_reentrant=False)
-        size = min(size, TOKENS_AT_ONCE)
+        else:
+            size = TOKENS_AT_ONCE
         chunks = [chunk_logprobs(h, l) for h, l in zip(hidden.split(size), packed.labels.split(size))]
         return torch.cat([c[0] for c in chunks]), torch.cat([c[1] for c in chunks]) if entropy else None
 
