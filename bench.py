@@ -33,7 +33,7 @@ import sampler
 import train_crpo
 from checkpoint import save_model
 from data import load_tokenizer
-from model import LOGITS_AT_ONCE, PRESETS, ModelConfig, Packed, init_model
+from model import LOGITS_AT_ONCE, PRESETS, TOKENS_AT_ONCE, ModelConfig, Packed, init_model
 from sampler import generate
 
 LIBRARIES = {"hf": "transformers", "trl": "trl"}
@@ -332,8 +332,8 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
     Sharded, in float32: parameters, gradients, AdamW's two moments, the reference. Whole, in the compute dtype: the
     sampler's copy. Then the larger of the two phases, which do not overlap. Sampling: the cache of rows in flight.
     Training: activations kept for the backward pass; attention's mask; the layer that is gathered, and the embedding
-    with its gradient (one process copies them all the same); one chunk of logits (probabilities, their logarithms, a
-    product of both).
+    with its gradient (one process copies them all the same); one chunk of logits, as probabilities, and of those
+    in passing their logarithms and a product of both.
     """
     c, size = config, 2 if half else 4
     weights = body_size(c) + c.vocab_size * c.hidden_size * (1 if c.tie_word_embeddings else 2)
@@ -350,13 +350,14 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
     largest = body_size(c) // c.num_hidden_layers
     predicted = micro_tokens * group * new_tokens / group_tokens
     logits = min(LOGITS_AT_ONCE, predicted * c.vocab_size)
+    passing = logits if logits == LOGITS_AT_ONCE else min(logits, TOKENS_AT_ONCE * c.vocab_size)
     mask = predicted * context * (1 + size * c.num_attention_heads / c.num_key_value_heads)  # as bool and as added
     held = {"parameters": 4 * weights / gpus, "gradients": 4 * weights / gpus, "optimizer": 8 * weights / gpus,
             "reference": 4 * weights / gpus, "sampler copy": size * weights}
     sampling = {"cache": slot * rows * (new_tokens + prompt_tokens / group), "sampler logits": 12 * rows * c.vocab_size}
     gathered = size * (2 * largest + c.vocab_size * c.hidden_size) + 4 * c.vocab_size * c.hidden_size
     training = {"activations": (kept + 3 * c.hidden_size * size) * micro_tokens, "mask": mask, "gathered": gathered,
-                "logits chunk": 12 * logits}
+                "logits chunk": 4 * logits + 8 * passing}
     return held, sampling, training
 
 
