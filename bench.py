@@ -315,8 +315,9 @@ def trl_seconds(args, between):
         settings = GRPOConfig(output_dir=directory, per_device_train_batch_size=args.prompts * args.group,
                               num_generations=args.group, max_completion_length=args.new_tokens, beta=0.001,
                               num_iterations=1, temperature=1.0, max_steps=args.rounds + 1, learning_rate=1e-6,
-                              gradient_checkpointing=False, bf16=args.dtype == "bfloat16", report_to=[], save_strategy="no",
-                              logging_strategy="no", disable_tqdm=True, use_cpu=not torch.cuda.is_available(),
+                              gradient_checkpointing=False, bf16=args.dtype == "bfloat16", report_to=[],
+                              save_strategy="no", logging_strategy="no", disable_tqdm=True,
+                              use_cpu=not torch.cuda.is_available(),
                               generation_kwargs={"min_new_tokens": args.new_tokens})
         trainer = GRPOTrainer(model=model, args=settings, processing_class=tokenizer, callbacks=[Turns()],
                               train_dataset=Dataset.from_list(prompts),
