@@ -1,8 +1,8 @@
 """The evaluation's measures by rule: what a response is counted for, where rewards.py says what it is paid for.
 
 The paper has a language model count them (judge.py does). These are pure functions too, of linear time, and take any
-string; but they are never trained on, so they lean less to one side: a rejection for a medical reason, which rules on
-words cannot check, counts here and is not paid there.
+string. Citations and unsupported findings are those that grounding is paid by. rejections() is not paid, so it leans
+less to one side: a medical reason, which rules on words cannot check, counts here and earns nothing there.
 """
 
 import re

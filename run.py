@@ -49,6 +49,7 @@ def option(default, help, **metadata):
 
 
 def dtype_option():
+    """The field `dtype` of a script's configuration, for start()."""
     return option("", "what is computed in; none: bfloat16 on CUDA, float32 on the CPU. Trained weights are float32",
                   choices=["", "bfloat16", "float32"])
 

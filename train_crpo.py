@@ -353,7 +353,7 @@ def main(config):
             updates.append(update(policy, optimizer, [batch[n] for n in rows], flat[rows],
                                   ref_logprob and [ref_logprob[n] for n in rows], beta, rules, processes))
             bad |= {rows[i] for i in updates[-1].get("nonfinite", [])}
-            if "loss" in updates[-1]:
+            if "loss" in updates[-1]:  # else there was no update, and a warm-up counts updates
                 schedule.step()
         clock.append(time.perf_counter())
 
