@@ -13,10 +13,9 @@ might be earned without being deserved is not given.
 
 import re
 import unicodedata
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, namedtuple
 from functools import lru_cache
-from itertools import groupby
+from itertools import accumulate, groupby, takewhile
 
 import numpy as np
 
@@ -37,6 +36,7 @@ CITED_WHOLE = 3  # so many findings cited, or all if the case has fewer, make a 
 
 # --- the answer ---------------------------------------------------------------------------------------------------
 
+BOX = re.compile(r"\\boxed\s*(?=\{)")  # the bare word, without braces, is no box
 BRACE = re.compile(r"[{}]")
 WRAPPER = re.compile(r"^\s*\\(?:text|textbf|textit|textrm|mathrm|mathbf)\{([^{}]*(?:\{[^{}]*\})?[^{}]*)\}")
 
@@ -47,10 +47,8 @@ def fold(text):
 
 
 def boxes(text):
-    r"""The contents of every \boxed{...}, in order, braces balanced; None for one that is never closed."""
-    for part in re.split(r"\\boxed\s*", text)[1:]:
-        if not part.startswith("{"):
-            continue  # the bare word, without braces, is no box
+    r"""The contents of every \boxed{...}, in order, braces balanced; one that is never closed gives all the rest."""
+    for part in BOX.split(text)[1:]:
         depth = 0
         for brace in BRACE.finditer(part):
             depth += 1 if brace[0] == "{" else -1
@@ -58,7 +56,7 @@ def boxes(text):
                 yield part[1:brace.start()]
                 break
         else:
-            yield None
+            yield part
 
 
 def box_letter(content, options):
@@ -67,27 +65,16 @@ def box_letter(content, options):
     A bare letter is always the option's letter, whatever the option texts are. A text after the letter must be that
     option's own: "C: " and the text of B is a hedge. A text alone must be the text of exactly one option.
     """
-    if content is None:
-        return None
     content = WRAPPER.sub(r"\1", WRAPPER.sub(r"\1", content)).strip()
     same_text = [letter for letter, text in options.items() if fold(text) == fold(content)]
     inner = content[1:] if content.startswith("(") and content[2:3] == ")" else content
-    letter, rest = inner[:1].upper(), inner[1:]
-    if letter in options and rest in ("", ".", ")", ":"):
+    letter, mark, rest = inner[:1].upper(), inner[1:2], inner[2:]
+    marked = letter in options and mark in ("", ".", ")", ":")
+    if marked and not rest:
         return letter
     if len(same_text) == 1:
         return same_text[0]
-    if letter in options and rest[0] in ".):" and fold(rest[1:]) == fold(options[letter]):
-        return letter
-    return None
-
-
-def blocks(text, tag):
-    """The insides of the closed <tag>...</tag> blocks."""
-    for part in text.split(f"<{tag}>")[1:]:
-        inside, closing, _ = part.partition(f"</{tag}>")
-        if closing:
-            yield inside
+    return letter if marked and fold(rest) == fold(options[letter]) else None
 
 
 def extract_answer(response, options):
@@ -96,7 +83,9 @@ def extract_answer(response, options):
     The letter in \boxed{} inside a closed <conclusion> (or, for the grpo arm, <answer>) block. Every box of the
     response, wherever it stands, must name the same option; a box that names none is a disagreement.
     """
-    if not any(True for tag in ("conclusion", "answer") for block in blocks(response, tag) for _ in boxes(block)):
+    parts = (part.partition(f"</{tag}>") for tag in ("conclusion", "answer")
+             for part in response.split(f"<{tag}>")[1:])
+    if not any(closing and BOX.search(inside) for inside, closing, _ in parts):
         return None
     named = {box_letter(content, options) for content in set(boxes(response))}
     return named.pop() if len(named) == 1 else None
@@ -116,12 +105,16 @@ SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
 TOKEN = re.compile(r"(?<!\w)[A-Z]\)|(?:(?<!\w)[-−+])?\d[\d.,/]*|[^\W_]+|[%°℃℉,:]")
 
 
+def is_number(token):
+    return token[0].isdigit() or token[0] in "-−+"
+
+
 @lru_cache(maxsize=8192)  # texts repeat their words
 def normal(token):
     """One token for comparison: lower case, plural s dropped, 98.0 as 98 and 1,200 as 1200; "B)" stays as it is."""
     if token[-1] == ")":
         return token
-    if token[0].isdigit() or token[0] in "-−+":
+    if is_number(token):
         number = token.rstrip(".,/").replace(",", "").replace("−", "-").lstrip("+")
         return number.rstrip("0").rstrip(".") if number.count(".") == 1 and "/" not in number else number
     token = token.lower()
@@ -135,10 +128,6 @@ def tokens_of(text):
 def as_line(tokens):
     """Tokens as " token token ", in which a phrase of the same form is found by `in`."""
     return f" {' '.join(tokens)} "
-
-
-def is_number(token):
-    return token[:1].isdigit() or token[:1] in "-+" and token[1:2].isdigit()
 
 
 def word_set(text):
@@ -165,9 +154,9 @@ ATTRIBUTION = word_set("""consistent support suggest indicate favor favour argue
 POINTS = ATTRIBUTION | {"point", "pointing"}
 TIES = word_set("compatible typical pattern factor trigger define lead speak reflect require localize cause")
 DRAWS = ATTRIBUTION | TIES | word_set("so therefore thus hence")
-INFERENCE = POINTS | TIES | word_set("""suggested suggestive supported indicated indicative because due explain
-    explained explaining arguing against likely unlikely therefore thus hence since confirmed characteristic diagnostic
-    exclude excluded rule ruled so shown""")
+INFERENCE = DRAWS | POINTS | word_set("""suggested suggestive supported indicated indicative because due explain
+    explained explaining arguing against likely unlikely since confirmed characteristic diagnostic exclude excluded rule
+    ruled shown""")
 EVIDENCED = word_set("supported suggested indicated favored favoured confirmed")  # "by" what follows
 DENIES = word_set("deny denies denied denying without negative")
 NOT_BEFORE = DENIES | word_set("no lack lacking lacked absence absent neither nor never")
@@ -183,22 +172,19 @@ GENERAL = word_set("""would typically usually often commonly classically general
 APART = REJECT | GENERAL | word_set("reserved belong seldom rarely worse uncommon seen treat instead for but while")
 NO_GROUND = GENERAL - word_set("normal typical can could may might") | {"diagnostic", "likely", "unlikely"}
 TURNS = word_set("because since as given but although though while whereas however")  # where another clause begins
-BOUNDARY = word_set("""because since that which so therefore thus hence while although but however whereas as unlikely
-    likely : due given""")
+BOUNDARY = TURNS - {"though"} | word_set("that which so therefore thus hence unlikely likely : due")
 HAS = word_set("has had have present report complain exhibit experience develop")
 CLAIM_STOPS = BOUNDARY | ATTRIBUTION | PATIENT
 HEDGED = word_set("likely probably suspected suspect diagnosis therefore")
 NO_FINDING = STOP | GENERIC | NOT_BEFORE | NOT_AFTER
 # words that say nothing of the case
 EMPTY = STOP | GENERIC | INFERENCE | REJECT | REASON | LACKING | GENERAL | NOT_SEEN
-BESIDE = EMPTY | APART  # what may stand beside the short name of an option
 JOINTS = frozenset((",", "and", "with", "or", "plus", "both"))
 AUXILIARY = STOP | {"not"}  # between a subject and its verb: "does not fit"
 COPULA = word_set("is are was were")
 ENDS_PHRASE = AUXILIARY | NOT_AFTER | NOT_SEEN  # "is absent", "is not abnormal"
 CLAIM_ENDS = NOT_BEFORE | NOT_AFTER | COPULA | word_set("not")
-UNITS = word_set("""% ° ℃ ℉ c f mg g kg mcg µg μg ng pg l dl ml µl mmol meq iu u mm cm mm3 µm3 mmhg hg min bpm mosm
-    kpa""")
+UNITS = word_set("% ° ℃ ℉ c f mg g kg mcg µg μg ng pg l dl ml µl mmol meq iu u mm cm mm3 µm3 mmhg hg min bpm mosm kpa")
 
 
 def sentences(text):
@@ -221,50 +207,24 @@ CLAUSE = re.compile(r",(?!\d)|[;:()\n]|\b(?:and|with|but|who|which|that|because|
 ASKS = word_set("which what how why who following next step diagnosis cause mechanism appropriate except true false")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One content phrase of the stem: its content words, its exact values, and whether the stem denies it."""
-    text: str
-    words: frozenset
-    numbers: frozenset
-    negated: bool
-
-    def met_by(self, held):
-        """Whether a set of tokens is enough: every number, and all words of a short phrase or one beside a value."""
-        n = len(self.words)
-        needed = min(n, 1) if self.numbers else n if n <= 4 else -(-3 * n // 4)
-        return self.numbers <= held and len(self.words & held) >= needed
+# A content phrase of the stem: its text, content words and exact values, and whether the stem denies it.
+Finding = namedtuple("Finding", "text words numbers negated")
 
 
-@dataclass(frozen=True)
-class Case:
-    """What the verifiers know of a question; index: word -> the findings (by place) that hold it."""
-    findings: tuple
-    index: dict
-    line: str  # the stem as " token token "
-    words: frozenset  # of the stem
-    values: dict  # the name of a measured thing -> the values the stem gives it
-    options: dict  # letter -> its text as " token token "
-    names: tuple  # (what names an option in such a line, its letter)
-    short_names: dict  # a word of one option alone, and not of the stem -> its letter
-    option_words: frozenset
-    scripts: frozenset
-
-
-def findings_of(stem, everything=False):
+def findings_of(stem):
     """The content phrases of a stem, in order: its clauses, without ages, durations and the question it ends with.
 
     A value keeps the name it belongs to ("blood pressure, 126/74 mm Hg" is one finding), and a second rendering of it,
     as in "36.7°C (98.0°F)", is none of its own. A stem that is only a question gives its clauses all the same.
     """
-    found = []
+    found, before_question = [], None
     lines = [line for line in SENTENCE_END.split(TIME.sub(" ", stem[:READ])) if line.strip()]
     for place, line in enumerate(lines):
         denied = False
         for clause in CLAUSE.split(line):
             tokens = tokens_of(clause)
-            if place == len(lines) - 1 and not everything and not ASKS.isdisjoint(tokens):
-                break
+            if before_question is None and place == len(lines) - 1 and not ASKS.isdisjoint(tokens):
+                before_question = list(found)
             denied |= not DENIES.isdisjoint(tokens)
             negated = denied or not (NOT_BEFORE | NOT_AFTER).isdisjoint(tokens)
             numbers = frozenset(t for t in tokens if is_number(t))
@@ -276,33 +236,38 @@ def findings_of(stem, everything=False):
                 clause, words = f"{name.text}, {clause.strip()}", [*name.words, *words]
             kept = [w for w in words if w not in DEGREES] or words
             found.append(Finding(" ".join(clause.split()), frozenset(kept[:10]), numbers, negated))
-    distinct = {(f.words, f.numbers): f for f in reversed(found)}
-    return list(distinct.values())[::-1] if found or everything else findings_of(stem, everything=True)
+    distinct = {(f.words, f.numbers): f for f in reversed(before_question or found)}
+    return list(distinct.values())[::-1]
 
 
-@lru_cache(maxsize=1024)
-def read_case(stem, options):
-    """Stem and option items -> Case. Cached: the responses of a group share it."""
-    findings = findings_of(stem)
-    index, values = {}, {}
-    for place, finding in enumerate(findings):
-        for word in finding.words | finding.numbers:
-            index.setdefault(word, []).append(place)
-        for word in finding.words - UNITS if finding.numbers else ():
-            values.setdefault(word, set()).update(finding.numbers)
-    line = as_line(tokens_of(stem[:READ]))
-    lines = {letter: as_line(tokens_of(text[:READ])) for letter, text in options}
-    names = [(name, letter) for letter, text in lines.items()
-             for name in (f" {letter}) ", f" option {letter.lower()} ", text) if len(name) > 3]
-    known = EMPTY.union(line.split())
-    used = Counter(word for text in lines.values() for word in set(text.split()))
-    short_names = {word: letter for letter, text in lines.items() for word in text.split()
-                   if used[word] == 1 and len(word) > 2 and word[0].isalpha() and word not in known}
-    letters = Counter(script(c) for c in stem[:READ] + "".join(text[:READ] for _, text in options) if c.isalpha())
-    scripts = frozenset(name for name, n in letters.items() if 10 * n >= letters.total()) | {"LATIN"}
-    option_words = frozenset("".join(lines.values()).split()) - STOP
-    return Case(tuple(findings), index, line, frozenset(line.split()), values, lines, tuple(names), short_names,
-                option_words, scripts)
+class Case:
+    """What the verifiers know of a question, from its stem and its options as items."""
+
+    def __init__(self, stem, options):
+        self.findings = findings_of(stem)
+        self.index, self.values = {}, {}  # word -> the findings (by place) that hold it, and their values
+        for place, finding in enumerate(self.findings):
+            for word in finding.words | finding.numbers:
+                self.index.setdefault(word, []).append(place)
+            for word in finding.words - UNITS:
+                self.values.setdefault(word, set()).update(finding.numbers)
+        self.line = as_line(tokens_of(stem[:READ]))
+        self.options = {letter: as_line(tokens_of(text[:READ])) for letter, text in options}
+        # (what names an option in such a line, its letter)
+        self.names = [(name, letter) for letter, text in self.options.items()
+                      for name in (f" {letter}) ", f" option {letter.lower()} ", text) if len(name) > 3]
+        used = Counter(word for text in self.options.values() for word in set(text.split()))
+        self.words, self.option_words = frozenset(self.line.split()), used.keys() - STOP
+        self.known = self.words | self.option_words
+        # a word of one option alone, and not of the stem -> its letter
+        self.short_names = {word: letter for letter, text in self.options.items() for word in text.split()
+                            if used[word] == 1 and len(word) > 2 and word[0].isalpha()
+                            and word not in EMPTY and word not in self.words}
+        letters = Counter(script(c) for c in stem[:READ] + "".join(text[:READ] for _, text in options) if c.isalpha())
+        self.scripts = {name for name, n in letters.items() if 10 * n >= letters.total()} | {"LATIN"}
+
+
+read_case = lru_cache(maxsize=1024)(Case)  # the responses of a group share it
 
 
 def case_of(question):
@@ -311,11 +276,9 @@ def case_of(question):
 
 def denied_at(sentence, first, last):
     """Whether sentence[first:last + 1] is said to be absent: "no fever", "lacks fever", "fever is absent/not seen"."""
-    for token in sentence[max(0, first - 3):first][::-1]:
-        if token in JOINTS and token != "or":
-            break
-        if token in NOT_BEFORE:
-            return True
+    before = takewhile(lambda token: token == "or" or token not in JOINTS, sentence[max(0, first - 3):first][::-1])
+    if not NOT_BEFORE.isdisjoint(before):
+        return True
     copula = not COPULA.isdisjoint(sentence[last + 1:last + 2])
     after = sentence[last + 1 + copula:last + 3 + copula]
     if after[:1] == ["not"]:
@@ -326,8 +289,9 @@ def denied_at(sentence, first, last):
 def mentions(sentence, case):
     """The findings that a sentence mentions: {place in case.findings: (positions in the sentence, denied)}.
 
-    A mention repeats every number and enough of the words (Finding.met_by) close together, with room for one content
-    word between. Longer findings come first and no word serves two, so overlapping phrases count once.
+    A mention repeats every number, and all words of a short phrase, three quarters of a longer one, or one beside a
+    value, close together, with room for one content word between. Longer findings come first and no word serves two, so
+    overlapping phrases count once.
     """
     order, places = 0, {}  # order: the position among content words; places: finding -> [(order, position)]
     for position, word in enumerate(sentence):
@@ -336,14 +300,15 @@ def mentions(sentence, case):
             places.setdefault(finding, []).append((order, position))
     found, used = {}, set()
     for finding in sorted(places, key=lambda f: (-len(case.findings[f].words), f)):
-        want = case.findings[finding]
-        size = len(want.words) + len(want.numbers) + 1
+        _, wanted, numbers, _ = case.findings[finding]
+        n, size = len(wanted), len(wanted) + len(numbers) + 1
+        needed = min(n, 1) if numbers else n if n <= 4 else -(-3 * n // 4)
         free = [p for p in places[finding] if p[1] not in used]
         windows = []
         for start, (first, _) in enumerate(free):
             near = reversed(free[start:start + size])
             window = {sentence[p]: p for order, p in near if order < first + size}  # word -> where it first stands
-            if want.met_by(window.keys()):
+            if numbers <= window.keys() and len(wanted & window.keys()) >= needed:
                 windows.append(sorted(window.values()))
         if windows:  # the fullest, then the closest: "shoulder tip pain" must not take the pain of "epigastric pain"
             positions = min(windows, key=lambda w: (-len(w), w[-1] - w[0]))
@@ -355,18 +320,16 @@ def mentions(sentence, case):
 # --- form: clinical reasoning, thinking -----------------------------------------------------------------------------
 
 def framed(response, first, second):
-    """(inside first, inside second) of a response that is <first>..</first><second>..</second> and no more, or None.
+    """The insides of a response that is <first>..</first><second>..</second> and no more; of any other "" and "".
 
     Each of the four tags stands exactly once, counted without regard to case and white space, so that a misspelt
     second copy counts too; nothing but white space lies around and between.
     """
     squeezed = "".join(response.lower().split())
     tags = (f"<{first}>", f"</{first}>", f"<{second}>", f"</{second}>")
-    if any(squeezed.count(tag) != 1 for tag in tags):
-        return None
-    # Linear in the text, as each tag can stand in one place only.
-    found = re.fullmatch(r"\s*{}(.*){}\s*{}(.*){}\s*".format(*tags), response, re.DOTALL)
-    return found and found.groups()
+    once = all(squeezed.count(tag) == 1 for tag in tags)  # so the match is linear in the text
+    found = once and re.fullmatch(r"\s*{}(.*){}\s*{}(.*){}\s*".format(*tags), response, re.DOTALL)
+    return found.groups() if found else ("", "")
 
 
 def has_content(text, options):
@@ -386,19 +349,18 @@ def is_copy(conclusion, dx, case):
     Copied is a word in a whole sentence (four words or more) of dx, or in a run of COPIED_RUN words that dx holds too
     (of a shorter conclusion, the whole) and that is more than a quotation of the stem.
     """
-    theirs = {tuple(sentence) for sentence in dx}
+    theirs, quoted = {tuple(sentence) for sentence in dx}, case.words | STOP
     stream, words = [t for sentence in dx for t in sentence], [t for sentence in conclusion for t in sentence]
     run = min(COPIED_RUN, len(words))
     runs = {tuple(stream[i:i + run]) for i in range(len(stream) - run + 1)}
-    copied, place, quoted = np.zeros(len(words), dtype=bool), 0, case.words | STOP
-    for sentence in conclusion:
+    copied = set()  # places in words
+    for start, sentence in zip(accumulate(map(len, conclusion), initial=0), conclusion):
         if len(sentence) >= 4 and tuple(sentence) in theirs:
-            copied[place:place + len(sentence)] = True
-        place += len(sentence)
-    for i in range(len(words) - run + 1):
-        if tuple(words[i:i + run]) in runs and not quoted.issuperset(words[i:i + run]):
-            copied[i:i + run] = True
-    return 2 * copied.sum() > len(words)
+            copied.update(range(start, start + len(sentence)))
+    for start in range(len(words) - run + 1):
+        if tuple(words[start:start + run]) in runs and not quoted.issuperset(words[start:start + run]):
+            copied.update(range(start, start + run))
+    return 2 * len(copied) > len(words)
 
 
 def phrases_of(said, case, chosen):
@@ -426,16 +388,16 @@ def clinical(response, question):
 
     Form (PAPER.md, "Our reading"): <dx>System 1: ... System 2: ...</dx><conclusion>...</conclusion>, nothing outside.
     """
-    parts = framed(response, "dx", "conclusion")
-    if parts is None or not has_systems(parts[0]) or not has_content(parts[1], question.options):
+    dx, conclusion = framed(response, "dx", "conclusion")
+    if not (has_systems(dx) and has_content(conclusion, question.options)):
         return 0.0
-    return 1.5 if cross_references(response, question, *parts) else 1.0
+    return 1.5 if cross_references(response, question, dx, conclusion) else 1.0
 
 
 def thinking(response, question):
     """The baseline's format reward: 1.0 for <think>...</think><answer>...</answer>, both with content, else 0.0."""
-    parts = framed(response, "think", "answer")
-    return float(parts is not None and is_real(parts[0]) and has_content(parts[1], question.options))
+    thought, answer = framed(response, "think", "answer")
+    return float(is_real(thought) and has_content(answer, question.options))
 
 
 # --- consistency --------------------------------------------------------------------------------------------------
@@ -536,32 +498,31 @@ def named_options(sentence, case, short=False):
     line = as_line(sentence)
     named = sorted((line.index(name), -len(name), letter) for name, letter in case.names if name in line)
     for place, word in enumerate(sentence if short and not named else ()):
-        letter = case.short_names.get(word)
-        beside = sentence[max(0, place - 1):place + 2]
-        if letter and BESIDE.issuperset(set(beside) - set(case.options[letter].split())):
+        letter, beside = case.short_names.get(word), set(sentence[max(0, place - 1):place + 2])
+        if letter and not beside - EMPTY - APART - set(case.options[letter].split()):
             return [letter]
     return list(dict.fromkeys(letter for _, _, letter in named))
 
 
 def rejection_reason(sentence, letter, case):
-    """What a valid reason against an option rests on, findings of the case or else the words for what lacks; or None.
+    """What a valid reason against an option rests on, findings of the case or else the words for what lacks; or none.
 
     A reason needs a word of reason and either a finding of the case or one that is lacking; a finding of the case that
     is called absent, or the reverse, makes it invalid. Words true of any case ("does not fit the picture") are none.
     """
     if REASON.isdisjoint(sentence):
-        return None
+        return frozenset()
     line = as_line(sentence)
     for name, of in case.names:
         line = line.replace(name, " ") if of == letter else line
     words = line.split()
     found = mentions(words, case)
     if any(denied != case.findings[f].negated for f, (_, denied) in found.items()):
-        return None
+        return frozenset()
     used = {p for positions, _ in found.values() for p in positions}
     rest = {w for p, w in enumerate(words) if p not in used} - EMPTY
     lacking = not LACKING.isdisjoint(words) or any(f" not {word} " in line for word in NOT_SEEN)
-    return frozenset(case.findings[f].text for f in found) or (frozenset(rest) if lacking and rest else None)
+    return frozenset(case.findings[f].text for f in found) or frozenset(rest if lacking else ())
 
 
 def refusals(response, question, short=False):
@@ -573,18 +534,16 @@ def refusals(response, question, short=False):
     """
     case, rejected, told, said = case_of(question), {}, set(), sentences(response)
     own = {question.answer, extract_answer(response, question.options)}
-    for place, sentence in enumerate(said):
-        if REJECT.isdisjoint(sentence):
-            continue
-        letter, *others = named_options(sentence, case, short) or [None]
+    for place in (p for p, sentence in enumerate(said) if not REJECT.isdisjoint(sentence)):
+        letter, *others = named_options(said[place], case, short) or [None]
         if letter is None or letter in rejected or others and letter in own:
             continue
-        reason = rejection_reason(sentence, letter, case)
+        reason = rejection_reason(said[place], letter, case)
         # The next one first: a reason mostly follows what it rejects, and the previous one may be another option's.
         for near in said[place + 1:place + 2] + said[max(0, place - 1):place]:
             if not reason and not named_options(near, case, short):
                 reason = rejection_reason(near, letter, case)
-        if reason and not reason <= told:
+        if reason - told:
             rejected[letter] = reason
             told |= reason
     return rejected
@@ -592,15 +551,11 @@ def refusals(response, question, short=False):
 
 def wrong_values(sentence, case):
     """Values that the stem does not have: a number with a unit (but "90% of cases"), or after the name of a value."""
-    wrong = []
-    for place, token in enumerate(sentence):
-        if not is_number(token):
-            continue
-        named = [case.values[w] for w in sentence[max(0, place - 3):place] if w in case.values]
+    for place in (p for p, token in enumerate(sentence) if is_number(token)):
+        values = set().union(*(case.values.get(word, ()) for word in sentence[max(0, place - 3):place]))
         with_unit = not (UNITS - {"%"}).isdisjoint(sentence[place + 1:place + 2])
-        if (named or with_unit) and not any(token in values for values in named or (case.words, case.option_words)):
-            wrong.append(token)
-    return wrong
+        if (values or with_unit) and sentence[place] not in (values or case.known):
+            yield sentence[place]
 
 
 def claims(sentence):
@@ -630,14 +585,12 @@ def grounds(sentence):
     none of a clause that first speaks in general or of what is likely. Wider than claims(): mechanisms stand there."""
     start, within = 0, True
     for place, token in enumerate([*sentence, "but"]):
-        if token in TURNS:
-            if within:
-                yield slice(start, place)
-            start, within = place + 1, True
-        elif within and token in NO_GROUND:
-            within = False
-        elif within and (token in DRAWS or token in POINTS and "to" in sentence[place + 1:place + 3]):
+        draws = token in DRAWS or token in POINTS and "to" in sentence[place + 1:place + 3]
+        if within and (draws or token in TURNS):
             yield slice(start, place)
+        if token in TURNS:
+            start, within = place + 1, True
+        elif draws or token in NO_GROUND:
             within = False
 
 
@@ -658,7 +611,7 @@ def foreign(sentence, stretches, case):
             places = [] if joint else list(group)
             words = [p for p in places if not (sentence[p] in EMPTY or sentence[p] in UNITS or is_number(sentence[p])
                                                 or sentence[p][-1] == ")")]
-            missing = [p for p in words if sentence[p] not in case.words and sentence[p] not in case.option_words]
+            missing = [p for p in words if sentence[p] not in case.known]
             if missing and (len(words) <= 3 or 5 * len(missing) >= 2 * len(words)):
                 fours = [" ".join(sentence[p] for p in missing[i:i + 4]) for i in range(0, len(missing), 4)]
                 last = max(p for p in places if sentence[p] not in ENDS_PHRASE)
@@ -674,7 +627,7 @@ def unsupported(response, question, said=None):
     """
     case, wrong = case_of(question), {}
     for sentence in said or sentences(response):
-        values = wrong_values(sentence, case) if GENERAL.isdisjoint(sentence) else []
+        values = wrong_values(sentence, case) if GENERAL.isdisjoint(sentence) else ()
         for words, phrase, _ in foreign(sentence, claims(sentence), case):
             if CLAIM_ENDS.isdisjoint(phrase):
                 wrong.update(dict.fromkeys(words))
