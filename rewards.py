@@ -37,7 +37,6 @@ CITED_WHOLE = 3  # so many findings cited, or all if the case has fewer, make a 
 # --- the answer ---------------------------------------------------------------------------------------------------
 
 BOX = re.compile(r"\\boxed\s*(?=\{)")  # the bare word, without braces, is no box
-BRACE = re.compile(r"[{}]")
 WRAPPER = re.compile(r"^\s*\\(?:text|textbf|textit|textrm|mathrm|mathbf)\{([^{}]*(?:\{[^{}]*\})?[^{}]*)\}")
 
 
@@ -50,7 +49,7 @@ def boxes(text):
     r"""The contents of every \boxed{...}, in order, braces balanced; one that is never closed gives all the rest."""
     for part in BOX.split(text)[1:]:
         depth = 0
-        for brace in BRACE.finditer(part):
+        for brace in re.finditer("[{}]", part):
             depth += 1 if brace[0] == "{" else -1
             if depth == 0:
                 yield part[1:brace.start()]
@@ -60,7 +59,7 @@ def boxes(text):
 
 
 def box_letter(content, options):
-    """The option letter that a box names, or None.
+    """The option letter that the content of a box names, or None.
 
     A bare letter is always the option's letter, whatever the option texts are. A text after the letter must be that
     option's own: "C: " and the text of B is a hedge. A text alone must be the text of exactly one option.
@@ -241,7 +240,7 @@ def findings_of(stem):
 
 
 class Case:
-    """What the verifiers know of a question, from its stem and its options as items."""
+    """What the verifiers know of a question, from its stem and its options as (letter, text) pairs."""
 
     def __init__(self, stem, options):
         self.findings = findings_of(stem)
@@ -532,7 +531,7 @@ def refusals(response, question, short=False):
     the next or previous sentence, if that names no option. Each reason must rest on something that no earlier one did.
     The key and the response's own choice are rejected only where no other option is named.
     """
-    case, rejected, told, said = case_of(question), {}, set(), sentences(response)
+    case, rejected, said = case_of(question), {}, sentences(response)
     own = {question.answer, extract_answer(response, question.options)}
     for place in (p for p, sentence in enumerate(said) if not REJECT.isdisjoint(sentence)):
         letter, *others = named_options(said[place], case, short) or [None]
@@ -543,9 +542,8 @@ def refusals(response, question, short=False):
         for near in said[place + 1:place + 2] + said[max(0, place - 1):place]:
             if not reason and not named_options(near, case, short):
                 reason = rejection_reason(near, letter, case)
-        if reason - told:
+        if reason.difference(*rejected.values()):
             rejected[letter] = reason
-            told |= reason
     return rejected
 
 
