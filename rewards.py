@@ -248,7 +248,7 @@ class Case:
         for place, finding in enumerate(self.findings):
             for word in finding.words | finding.numbers:
                 self.index.setdefault(word, []).append(place)
-            for word in finding.words - UNITS:
+            for word in finding.words - UNITS if finding.numbers else ():
                 self.values.setdefault(word, set()).update(finding.numbers)
         self.line = as_line(tokens_of(stem[:READ]))
         self.options = {letter: as_line(tokens_of(text[:READ])) for letter, text in options}
