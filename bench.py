@@ -33,6 +33,7 @@ import sampler
 import train_crpo
 from checkpoint import save_model
 from data import load_tokenizer
+from linear import linear
 from model import LOGITS_AT_ONCE, PRESETS, TOKENS_AT_ONCE, ModelConfig, Packed, init_model
 from sampler import generate
 
@@ -71,10 +72,11 @@ def take_turns(jobs, rounds, device):
 
 
 def matmul_rate(device, dtype, size=2048):
-    """Floating-point operations a second of a square matrix product, the best of several: the machine's peak."""
+    """Floating-point operations a second of a square matrix product, the best of several: by torch, and as we make it
+    (linear.py), the machine's peak."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    seconds = take_turns({"": lambda: a @ b}, 10, device)[""]
-    return 2 * size ** 3 / min(seconds)
+    seconds = take_turns({"torch": lambda: a @ b, "ours": lambda: linear(a, b)}, 10, device)
+    return [2 * size ** 3 / min(seconds[name]) for name in ("torch", "ours")]
 
 
 def copy_rate(device, size=2**28):
@@ -111,23 +113,23 @@ class Counted(sampler.Step):
     """A decode step that counts its rows and, with `hazard`, ends rollouts with token 0 at random so that their lengths
     follow a given distribution: hazard[t] is the chance that a rollout still running ends at its token t."""
 
-    hazard, generator, prompt_tokens, rows = None, None, 0, 0
+    hazard, generator, steps, rows = None, None, 0, 0
 
     def __call__(self, token, positions, cache):
         logits = super().__call__(token, positions, cache)
         Counted.rows += len(token)
+        Counted.steps += 1
         if self.hazard is not None:
             chance = torch.rand(len(token), device=token.device, generator=self.generator)
-            ends = chance < self.hazard[positions - self.prompt_tokens + 1]
-            logits[:, 0] = torch.where(ends, 1e9, -1e9)
+            logits[:, 0] = torch.where(chance < self.hazard[self.steps], 1e9, -1e9)
         return logits
 
 
-def lognormal_hazard(limit, device):
-    """[limit] chances of ending at each token, of a log-normal length with median 0.4 limit, cut at the limit."""
+def lognormal_hazard(limit):
+    """`limit` chances of ending at each token, of a log-normal length with median 0.4 limit, cut at the limit."""
     upto = [0.5 * (1 + math.erf(math.log((t + 1) / (0.4 * limit)) / SPREAD / 2 ** 0.5)) for t in range(limit)]
     survival = [1.0] + [1 - p for p in upto]
-    return torch.tensor([1 - b / a for a, b in zip(survival, survival[1:])], device=device).clamp(1e-6, 1 - 1e-6)
+    return [min(max(1 - b / a, 1e-6), 1 - 1e-6) for a, b in zip(survival, survival[1:])]
 
 
 def random_prompts(config, args):
@@ -176,19 +178,19 @@ def hf_job(model, prompts, group, lengths, limit, device):
 
 def bench_sampler(args, device):
     model, limit = build(args, device), args.new_tokens
-    sampler.Step, Counted.prompt_tokens = Counted, args.prompt_tokens
+    sampler.Step = Counted
     config, prompts, total = model.config, random_prompts(model.config, args), args.prompts * args.group
     seeds = [[(b, g) for g in range(args.group)] for b in range(args.prompts)]
     with tempfile.TemporaryDirectory() as directory:
         peer = hf_model(model, device, directory) if args.peer else None
-    rate, bandwidth = matmul_rate(device, next(model.parameters()).dtype), copy_rate(device)
-    out = {"matmul_gflops": rate / 1e9, "copy_gb_per_s": bandwidth / 1e9}
+    (torchs, rate), bandwidth = matmul_rate(device, next(model.parameters()).dtype), copy_rate(device)
+    out = {"torch_matmul_gflops": torchs / 1e9, "matmul_gflops": rate / 1e9, "copy_gb_per_s": bandwidth / 1e9}
     for name in ("fixed", "spread"):
-        Counted.hazard = lognormal_hazard(limit, device) if name == "spread" else None
+        Counted.hazard = lognormal_hazard(limit) if name == "spread" else None
         eos = {0} if name == "spread" else {config.vocab_size}
 
         def ours(new_tokens=limit):
-            Counted.rows, Counted.generator = 0, torch.Generator(device).manual_seed(0)
+            Counted.rows, Counted.steps, Counted.generator = 0, 0, torch.Generator(device).manual_seed(0)
             ours.rollouts = [r for g in generate(model, prompts, seeds, new_tokens, eos) for r in g]
 
         ours()
@@ -258,7 +260,7 @@ def bench_step(args, device):
     config, total = PRESETS[args.preset], args.prompts * args.group
     steps = {"ours": step_parts(args, processes), "own prompts": step_parts(args, processes, shared=False)}
     parts = {name: [] for name in steps}
-    rate = matmul_rate(device, processes.dtype)
+    torchs, rate = matmul_rate(device, processes.dtype)
 
     def round_of_ours():
         for name, step in steps.items():
@@ -276,9 +278,11 @@ def bench_step(args, device):
     whole = {name: statistics.median(sum(row.values()) for row in rows[1:]) for name, rows in parts.items()}
     forward = args.prompts * group_flops(config, args.prompt_tokens, [args.new_tokens] * args.group)
     trained = [median[name]["reference"] + median[name]["update"] for name in ("own prompts", "ours")]
-    out = {"matmul_gflops": rate / 1e9, "seconds": whole["ours"], "seconds_by_phase": median["ours"],
+    out = {"torch_matmul_gflops": torchs / 1e9, "matmul_gflops": rate / 1e9,
+           "seconds": whole["ours"], "seconds_by_phase": median["ours"],
            "tokens_per_s": total * (args.prompt_tokens + args.new_tokens) / whole["ours"],
            "update_share_of_matmul_rate": 3 * forward / rate / median["ours"]["update"],
+           "update_share_of_torch_matmul_rate": 3 * forward / torchs / median["ours"]["update"],
            "step_share_of_matmul_rate": 5 * forward / rate / whole["ours"],
            "shared_prompt": {"ratio": trained[0] / trained[1],
                              "update_ratio": median["own prompts"]["update"] / median["ours"]["update"],
@@ -355,7 +359,9 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
     mask = predicted * context * (1 + size * c.num_attention_heads / c.num_key_value_heads)  # as bool and as added
     held = {"parameters": 4 * weights / gpus, "gradients": 4 * weights / gpus, "optimizer": 8 * weights / gpus,
             "reference": 4 * weights / gpus, "sampler copy": size * weights}
-    sampling = {"cache": slot * rows * (new_tokens + prompt_tokens / group), "sampler logits": 12 * rows * c.vocab_size}
+    sharing = group if group > 2 else 1  # Cache: two rows have a prompt each
+    sampling = {"cache": slot * rows * (new_tokens + prompt_tokens / sharing),
+                "sampler logits": 12 * rows * c.vocab_size}
     gathered = size * (2 * largest + c.vocab_size * c.hidden_size) + 4 * c.vocab_size * c.hidden_size
     training = {"activations": (kept + 3 * c.hidden_size * size) * micro_tokens, "mask": mask, "gathered": gathered,
                 "logits chunk": 4 * logits + 8 * passing}

@@ -14,6 +14,7 @@ Legend: B prompts, G rollouts, N = B*G, T tokens, S cache slots, L layers, D mod
 Dh head size, V vocabulary.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,9 +23,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from linear import Linear, linear
+
 # Logits that may exist at once while log-probabilities are computed: 2^26 float32 values are 256 MiB.
 LOGITS_AT_ONCE = 2**26
-TOKENS_AT_ONCE = 1024  # where all may exist, they are still made by so many tokens: those stay in a CPU's cache
+TOKENS_AT_ONCE = 256  # where all may exist, they are still made by so many tokens: those stay in a CPU's cache
+WHOLE = 128  # a training pass takes a multiple of so many tokens, as products are compiled by shape (linear.py)
 
 
 @dataclass
@@ -106,7 +110,8 @@ class Cache:
 
     A prompt's stand once for its whole group: `prompt`, of each layer keys and values [2, Hk, B, P, Dh], right-padded
     with `lengths` [B] in use; `response`, [2, Hk, N, S, Dh] with `length` of S slots written. Heads come first, so that
-    the same queries are a batch of rows and a batch of groups without a copy.
+    the same queries are a batch of rows and a batch of groups without a copy. Where no more than two rows a prompt are
+    left, sharing no longer pays: each row gets its prompt's before its own in `response`, and `prompt` is empty.
     Use: prefill, fork, then decode and keep.
     """
 
@@ -129,23 +134,35 @@ class Cache:
         if not alive.all():
             self.prompt = [x[:, :, alive] for x in self.prompt]
             self.lengths, count, owner = self.lengths[alive], count[alive], (alive.cumsum(0) - 1)[owner]
-        self.owner, self.group = owner, int(count.max())
-        first = count.cumsum(0) - count
-        place = owner * self.group + torch.arange(len(owner), device=owner.device) - first[owner]
-        self.place = None if len(owner) == len(count) * self.group else place  # None: every place is taken
-        self.row = place.new_zeros(len(count) * self.group)  # in each place; row 0 where none is
-        self.row[place] = torch.arange(len(owner), device=owner.device)
         _, kv_heads, _, longest, _ = self.prompt[0].shape
         slot = torch.arange(longest, device=owner.device)
         hidden = torch.where(slot < self.lengths[:, None], 0.0, -torch.inf)  # [B, P], float32 as the scores are
-        self.hidden = hidden[:, None].repeat(kv_heads, 1, 1)  # [Hk B, 1, P]
+        if len(owner) <= 2 * len(count):
+            for layer, x in enumerate(self.response):
+                joined = x.new_empty(*x.shape[:3], longest + x.shape[3], x.shape[4])
+                joined[..., :longest, :] = self.prompt[layer].index_select(2, owner)
+                joined[..., longest:longest + self.length, :] = x[..., :self.length, :]
+                self.response[layer] = joined
+            self.prompt, self.length = [], longest + self.length
+            hidden = F.pad(hidden[owner], (0, x.shape[3]))  # [N, P + S]
+        else:
+            self.owner, self.group = owner, int(count.max())
+            first = count.cumsum(0) - count
+            place = owner * self.group + torch.arange(len(owner), device=owner.device) - first[owner]
+            self.place = None if len(owner) == len(count) * self.group else place  # None: every place is taken
+            self.row = place.new_zeros(len(count) * self.group)  # in each place; row 0 where none is
+            self.row[place] = torch.arange(len(owner), device=owner.device)
+        self.hidden = hidden[:, None].repeat(kv_heads, 1, 1)  # [Hk B or Hk N, 1, slots]
 
     def keep(self, rows):
         """Retire every response but the given ones ([n] ascending indices)."""
         for layer, x in enumerate(self.response):  # so that no more than one layer stands twice
             self.response[layer] = x.new_empty(*x.shape[:2], len(rows), *x.shape[3:])
             torch.index_select(x[..., :self.length, :], 2, rows, out=self.response[layer][..., :self.length, :])
-        self._group(self.owner[rows])
+        if self.prompt:
+            self._group(self.owner[rows])
+        else:
+            self.hidden = self.hidden.unflatten(0, x.shape[1:3])[:, rows].flatten(0, 1)
 
     def decode(self, layer, qkv):
         """Attention of one new token a response, whose key and value are stored. qkv: [N, H + 2 Hk, Dh] -> [N, H Dh]
@@ -156,12 +173,11 @@ class Cache:
         """
         _, kv_heads, n, _, d = self.response[layer].shape
         end, longest, heads = self.length + 1, self.hidden.shape[-1], qkv.shape[1] - 2 * kv_heads
-        r = heads // kv_heads
+        r, scale = heads // kv_heads, d ** -0.5
         own = self.response[layer][..., :end, :]
         qkv = qkv.transpose(0, 1)
         own[..., -1, :] = qkv[heads:].view(2, kv_heads, n, d)
         keys, values = own.flatten(1, 2)  # [Hk N, end, Dh]
-        prompt_keys, prompt_values = self.prompt[layer].flatten(1, 2)  # [Hk B, P, Dh]
         q = qkv[:heads].view(kv_heads, r, n, d).transpose(1, 2).reshape(kv_heads * n, r, d)
 
         def by_group(x):  # [Hk N, r, z] -> [Hk B, g r, z]; in the places of retired rows stands anything
@@ -174,20 +190,38 @@ class Cache:
                 x = x.view(kv_heads, -1, r, x.shape[-1]).index_select(1, self.place)
             return x.reshape(len(keys), r, -1)
 
-        scale = d ** -0.5
-        to_prompt = by_row(scores(by_group(q), prompt_keys.transpose(1, 2), self.hidden, scale))
-        to_own = scores(q, keys.transpose(1, 2), self.hidden.new_zeros(1), scale)
-        weight = torch.cat((to_prompt, to_own), -1).softmax(-1).to(q.dtype)
-        y = by_row(by_group(weight[..., :longest]) @ prompt_values).baddbmm_(weight[..., longest:], values)
+        if self.prompt:
+            prompt_keys, prompt_values = self.prompt[layer].flatten(1, 2)  # [Hk B, P, Dh]
+            to_prompt = by_row(scores(by_group(q), prompt_keys.transpose(1, 2), self.hidden, scale))
+            to_own = scores(q, keys.transpose(1, 2), self.hidden.new_zeros(1), scale)
+            weight = torch.cat((to_prompt, to_own), -1).softmax(-1).to(q.dtype)
+            y = by_row(by_group(weight[..., :longest]) @ prompt_values).baddbmm_(weight[..., longest:], values)
+        else:
+            y = scores(q, keys.transpose(1, 2), self.hidden[..., :end], scale).softmax(-1).to(q.dtype) @ values
         return y.view(kv_heads, n, r, d).transpose(0, 1).reshape(n, heads * d)
 
 
+class Rearranged(torch.autograd.Function):
+    """x[places]; `back` says where in it each row of x stands. The gradient is rearranged too, where indexing would add
+    it up row by row. Rows that stand in several places or in none are padding: nothing reads them."""
+
+    @staticmethod
+    def forward(ctx, x, places, back):
+        ctx.save_for_backward(back)
+        return x.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.index_select(0, ctx.saved_tensors[0]), None, None
+
+
 class Packed:
-    """Prompts and responses as one row of tokens without padding: each different prompt once, then the responses.
+    """Prompts and responses as one row of tokens: each different prompt once, then the responses, none padded.
 
     prompts, responses: N lists of token ids each, none empty. A response's last token is predicted, never fed.
     ids, positions: [1, n]; source, labels: [m] the places whose hidden states predict the response tokens, and those
-    tokens, response by response in the order given; lengths: of the responses.
+    tokens, response by response in the order given; lengths: of the responses. At the end of all four stand one to
+    WHOLE zeros, which nothing reads.
     """
 
     def __init__(self, prompts, responses, device):
@@ -203,51 +237,50 @@ class Packed:
         within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
         last = (starts + sizes - 1)[owner].repeat_interleave(lengths)  # of the prompt
         source = torch.where(within == 0, last, starts[n:].repeat_interleave(lengths) + within - 1)
-        self.ids = torch.tensor([[t for piece in pieces for t in piece]], device=device)
-        self.labels = torch.tensor([t for r in responses for t in r], device=device)
-        self.positions, self.source, self.owner = (x.to(device) for x in (positions[None], source, owner))
-        self.prompt, self.prompt_places = self._padded(starts[:n], sizes[:n], device)
-        self.response, self.response_places = self._padded(starts[n:], sizes[n:], device)
-        slot = torch.arange(self.prompt.shape[1], device=device)
-        seen = (slot < sizes[:n].to(device)[:, None])[self.owner]  # [N, P]
-        t = self.response.shape[1]
+        ids = torch.tensor([t for piece in pieces for t in piece])
+        labels = torch.tensor([t for r in responses for t in r])
+        ids, positions, self.source, self.labels = (F.pad(x, (0, WHOLE - len(x) % WHOLE)).to(device)
+                                                    for x in (ids, positions, source, labels))
+        self.ids, self.positions, self.owner = ids[None], positions[None], owner.to(device)
+
+        # For attention: all prompts [B, P] and all responses [N, T], padded with the row's last place, and that place.
+        spare, places = len(ids) - 1, []
+        for start, size in ((starts[:n], sizes[:n]), (starts[n:], sizes[n:])):
+            slot = torch.arange(int(size.max()))
+            places.append(torch.where(slot < size[:, None], start[:, None] + slot, spare))
+        self.shapes = [x.shape for x in places]
+        places = torch.cat([*(x.flatten() for x in places), torch.tensor([spare])])
+        back = torch.full((len(ids),), len(places) - 1)
+        real = (places < spare).nonzero().squeeze(-1)
+        back[places[real]] = real
+        self.places, self.back = places.to(device), back.to(device)
+        (_, longest), (_, t) = self.shapes
+        seen = (torch.arange(longest) < sizes[:n, None])[owner].to(device)  # [N, P]
         own = torch.ones(t, t, dtype=torch.bool, device=device).tril()
         self.mask = torch.cat((seen[:, None].expand(-1, t, -1), own.expand(len(owner), -1, -1)), -1)[:, None]
         self.bias = None  # the mask as attention reads it, the same for all layers
 
-    @staticmethod
-    def _padded(starts, sizes, device):
-        """Where the tokens of pieces stand in the row [count, longest] (padding: place 0), and where the real ones of
-        these are, flat."""
-        slot = torch.arange(int(sizes.max()))
-        real = slot < sizes[:, None]
-        places = torch.where(real, starts[:, None] + slot, 0)
-        return places.to(device), real.flatten().nonzero().squeeze(-1).to(device)
-
     def attend(self, layer, q, k, v):
         """Attention of the whole row: prompts causally, responses to their prompt and themselves. q: [1, H, n, Dh]"""
-        heads, kv_heads = q.shape[1], k.shape[1]
-        q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))  # [n, heads, Dh]
+        def apart(x):
+            x = Rearranged.apply(x[0].transpose(0, 1), self.places, self.back)  # [places, heads, Dh]
+            *parts, _ = x.split([*map(math.prod, self.shapes), 1])
+            return [part.unflatten(0, shape).transpose(1, 2) for part, shape in zip(parts, self.shapes)]
 
-        def gather(x, places):
-            return x.index_select(0, places.flatten()).view(*places.shape, *x.shape[1:]).transpose(1, 2)
-
-        def scatter(y, places):
-            return y.transpose(1, 2).flatten(0, 1).index_select(0, places)
-
-        prompt_k, prompt_v = gather(k, self.prompt), gather(v, self.prompt)  # [B, Hk, P, Dh]
-        out = [scatter(causal(gather(q, self.prompt), prompt_k, prompt_v), self.prompt_places)]
-        if self.response.shape[1]:
-            k, v = (torch.cat((shared.index_select(0, self.owner), gather(own, self.response)), 2)
+        (prompt_q, q), (prompt_k, k), (prompt_v, v) = map(apart, (q, k, v))
+        out = [causal(prompt_q, prompt_k, prompt_v)]
+        if q.shape[2]:
+            k, v = (torch.cat((shared.index_select(0, self.owner), own), 2)
                     for shared, own in ((prompt_k, k), (prompt_v, v)))
-            q = gather(q, self.response)
             # The heads that share a key head stand as its queries, so that no key is repeated.
-            asked = q.reshape(len(q), kv_heads, -1, q.shape[-1])
+            asked = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
             if self.bias is None:
-                self.bias = torch.where(self.mask, 0.0, -torch.inf).to(q.dtype).repeat(1, 1, heads // kv_heads, 1)
-            y = F.scaled_dot_product_attention(asked, k, v, attn_mask=self.bias)
-            out.append(scatter(y.view(q.shape), self.response_places))
-        return torch.cat(out).transpose(0, 1)[None]
+                repeats = q.shape[1] // k.shape[1]
+                self.bias = torch.where(self.mask, 0.0, -torch.inf).to(q.dtype).repeat(1, 1, repeats, 1)
+            out.append(F.scaled_dot_product_attention(asked, k, v, attn_mask=self.bias).view(q.shape))
+        out = [x.transpose(1, 2).flatten(0, 1) for x in out]
+        out.append(out[0].new_zeros(1, *out[0].shape[1:]))
+        return Rearranged.apply(torch.cat(out), self.back, self.places).transpose(0, 1)[None]
 
 
 class TokenLogprobs(torch.autograd.Function):
@@ -285,10 +318,10 @@ class Attention(nn.Module):
         super().__init__()
         width, qwen2 = config.head_dim, config.model_type == "qwen2"
         self.head_dim = width
-        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * width, bias=qwen2)
-        self.k_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * width, bias=qwen2)
-        self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * width, bias=qwen2)
-        self.o_proj = nn.Linear(config.num_attention_heads * width, config.hidden_size, bias=False)
+        self.q_proj = Linear(config.hidden_size, config.num_attention_heads * width, bias=qwen2)
+        self.k_proj = Linear(config.hidden_size, config.num_key_value_heads * width, bias=qwen2)
+        self.v_proj = Linear(config.hidden_size, config.num_key_value_heads * width, bias=qwen2)
+        self.o_proj = Linear(config.num_attention_heads * width, config.hidden_size, bias=False)
         self.q_norm = nn.Identity() if qwen2 else RMSNorm(width, config.rms_norm_eps)
         self.k_norm = nn.Identity() if qwen2 else RMSNorm(width, config.rms_norm_eps)
 
@@ -304,9 +337,9 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -342,11 +375,11 @@ class Decoder(nn.Module):
         self.checkpoint_layers = False
         self.model = Backbone(config)
         if not config.tie_word_embeddings:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
-    def _head(self, hidden):
-        head = self.model.embed_tokens if self.config.tie_word_embeddings else self.lm_head
-        return F.linear(hidden, head.weight)
+    @property
+    def head(self):
+        return (self.model.embed_tokens if self.config.tie_word_embeddings else self.lm_head).weight
 
     def _hidden(self, ids, positions=None, attend=None):
         if positions is None:
@@ -369,7 +402,7 @@ class Decoder(nn.Module):
         hidden = self._hidden(ids, positions, attend)
         if last is not None:
             hidden = hidden[torch.arange(len(last), device=last.device), last]
-        return self._head(hidden)
+        return linear(hidden, self.head)
 
     def token_logprobs(self, packed, temperature=1.0, entropy=True, entropy_grad=False):
         """Log-probability of each response token given the tokens before it, and the entropy it was drawn from.
@@ -381,7 +414,7 @@ class Decoder(nn.Module):
         hidden = self._hidden(packed.ids, packed.positions, packed.attend)[0].index_select(0, packed.source)  # [m, D]
 
         def chunk_logprobs(hidden, labels):
-            logits = self._head(hidden).float()  # [c, V]
+            logits = linear(hidden, self.head).float()  # [c, V]
             if temperature != 1:
                 logits = logits / temperature
             if entropy:
@@ -394,7 +427,9 @@ class Decoder(nn.Module):
         else:
             size = TOKENS_AT_ONCE
         chunks = [chunk_logprobs(h, l) for h, l in zip(hidden.split(size), packed.labels.split(size))]
-        return torch.cat([c[0] for c in chunks]), torch.cat([c[1] for c in chunks]) if entropy else None
+        count = sum(packed.lengths)
+        logprob, of_p = (torch.cat(x)[:count].clone() if x[0] is not None else None for x in zip(*chunks))
+        return logprob, of_p
 
 
 def init_model(config, seed=0):

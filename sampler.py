@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from linear import product
 from model import Cache, rotary
 
 
@@ -101,8 +102,8 @@ class Step:
     """One token more of every response: the logits of the Decoder's forward over prompt and response, from a Cache.
 
     A small batch spends its time between operations, so q, k and v are one product, gate and up another, and residuals
-    are added by the products. The model's weights become views of the joined ones, so nothing is held twice and what is
-    written into them is seen here.
+    are added by the products. The model's weights become views of the joined ones, so nothing is held twice (but see
+    linear.product).
     """
 
     def __init__(self, model, positions):
@@ -119,26 +120,27 @@ class Step:
             qkv = attention.q_proj, attention.k_proj, attention.v_proj
             bias = None if qkv[0].bias is None else join([p.bias for p in qkv])
             gate_up = join([mlp.gate_proj.weight, mlp.up_proj.weight])
-            self.layers.append((layer.input_layernorm, join([p.weight for p in qkv]), bias, attention.q_norm,
-                                attention.k_norm, attention.o_proj.weight.t(), layer.post_attention_layernorm, gate_up,
-                                mlp.down_proj.weight.t()))
+            self.layers.append((layer.input_layernorm, product(join([p.weight for p in qkv]), bias), attention.q_norm,
+                                attention.k_norm, attention.o_proj.weight.t(), layer.post_attention_layernorm,
+                                product(gate_up), mlp.down_proj.weight.t()))
+        self.norm, self.head = model.model.norm, product(model.head)
 
     def __call__(self, token, positions, cache):
         """Logits [N, V] after token [N] at positions [N]; the cache is written and advanced."""
         heads, kv_heads, n = self.config.num_attention_heads, self.config.num_key_value_heads, len(token)
         x = self.model.model.embed_tokens(token)
         cos, sin = self.cos[positions], self.sin[positions]
-        for i, (norm, qkv, bias, q_norm, k_norm, out, mlp_norm, gate_up, down) in enumerate(self.layers):
-            y = F.linear(norm(x), qkv, bias).view(n, heads + 2 * kv_heads, -1)
+        for i, (norm, qkv, q_norm, k_norm, out, mlp_norm, gate_up, down) in enumerate(self.layers):
+            y = qkv(norm(x)).view(n, heads + 2 * kv_heads, -1)
             qk = rotated = y[:, :heads + kv_heads]
             if self.config.model_type == "qwen3":
                 qk = torch.cat((q_norm(qk[:, :heads]), k_norm(qk[:, heads:])), 1)
             torch.addcmul(qk * cos, qk.roll(self.config.head_dim // 2, -1), sin, out=rotated)
             x.addmm_(cache.decode(i, y), out)
-            gate, up = F.linear(mlp_norm(x), gate_up).chunk(2, -1)
+            gate, up = gate_up(mlp_norm(x)).chunk(2, -1)
             x.addmm_(F.silu(gate).mul_(up), down)
         cache.length += 1
-        return self.model._head(self.model.model.norm(x))
+        return self.head(self.norm(x))
 
 
 @torch.no_grad()  # no inference_mode yet: Step binds the weights anew, and they may be trained on

@@ -11,6 +11,7 @@ import torch
 import eval as evaluation
 import judge
 import run
+import sampler
 from checkpoint import save_model
 from data import Question, load_tokenizer
 from model import PRESETS, Decoder, init_model
@@ -123,17 +124,23 @@ class Scripted(Decoder):
             text = self.reply(self.tokenizer.decode(row[:end + 1]))
             self.replies.append([*self.tokenizer.encode(text), self.tokenizer.end_id])
         self.place, self.alive = 0, list(range(len(ids)))
-        return super().forward(ids, positions, attend, last)
+        return self.script(super().forward(ids, positions, attend, last))
 
-    def _head(self, hidden):
-        if len(hidden) < len(self.alive):  # the sampler has compacted its batch: the finished are gone
+    def script(self, logits):
+        if len(logits) < len(self.alive):  # the sampler has compacted its batch: the finished are gone
             self.alive = [i for i in self.alive if len(self.replies[i]) > self.place]
-            assert len(hidden) == len(self.alive)
-        logits = torch.zeros_like(super()._head(hidden))
+            assert len(logits) == len(self.alive)
+        logits = torch.zeros_like(logits)
         for row, i in enumerate(self.alive):
             logits[row, (self.replies[i] + [self.tokenizer.end_id] * (self.place + 1))[self.place]] = 9.0
         self.place += 1
         return logits
+
+
+class ScriptedStep(sampler.Step):
+    def __call__(self, token, positions, cache):
+        logits = super().__call__(token, positions, cache)
+        return self.model.script(logits) if isinstance(self.model, Scripted) else logits
 
 
 def measure_of(prompt):
@@ -141,8 +148,9 @@ def measure_of(prompt):
 
 
 @pytest.fixture
-def scripted(tmp_path):
+def scripted(tmp_path, monkeypatch):
     """(a judge's directory, a function of a reply that gives its model)."""
+    monkeypatch.setattr(sampler, "Step", ScriptedStep)
     directory = tmp_path / "judge"
     tokenizer = load_tokenizer(TINY, 2048)
     shape = replace(PRESETS["tiny"], vocab_size=tokenizer.size, hidden_size=16, intermediate_size=16, head_dim=8,

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 import model as model_file
 from checkpoint import ModelError, load_config, load_model, save_model
-from model import PRESETS, Cache, Packed, init_model, scores
+from linear import FEW, ONEDNN, Product, product
+from model import PRESETS, WHOLE, Cache, Packed, init_model, scores
 from sampler import Step, generate
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -158,13 +160,15 @@ def test_scores_in_half_precision_on_cuda_give_the_bias_its_full_shape(monkeypat
 
 @pytest.mark.parametrize("name", NAMES)
 def test_cached_decoding_equals_the_full_forward(name):
-    """Ragged prompts, groups of 2, 1 and 3 responses, some retired on the way, a whole group among them."""
+    """Ragged prompts, groups of 4, 1 and 4 responses, some retired on the way, a whole group among them; the last four rows
+    and two rows have their prompts for themselves."""
     model = load_model(GOLDEN / name).to(DEVICE)
     ids = load_file(GOLDEN / name / "expected.safetensors")["ids"].to(DEVICE)  # three rows
     prompt = torch.tensor([3, 9, 6], device=DEVICE)  # how much of them is prompt
-    owner = torch.tensor([0, 0, 1, 2, 2, 2], device=DEVICE)
-    rows = torch.arange(6, device=DEVICE)
-    continued = torch.randint(0, 96, (6, 10), generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    owner = torch.tensor([0, 0, 0, 0, 1, 2, 2, 2, 2], device=DEVICE)
+    rows = torch.arange(9, device=DEVICE)
+    kept = {2: [0, 1, 2, 4, 5, 6, 8], 5: [0, 2, 4, 6], 7: [1, 3]}  # of those before
+    continued = torch.randint(0, 96, (9, 10), generator=torch.Generator().manual_seed(0)).to(DEVICE)
     with torch.no_grad():
         cache = Cache(prompt)
         first = model(ids[:, :9], attend=cache.prefill, last=prompt - 1)
@@ -172,10 +176,11 @@ def test_cached_decoding_equals_the_full_forward(name):
         cache.fork(owner, 10)
         step = Step(model, 20)
         for t in range(10):
-            if t in (3, 6):
-                keep = torch.tensor([0, 1, 3, 5] if t == 3 else [1, 2, 3], device=DEVICE)  # of 6, then of 4
+            if t in kept:
+                keep = torch.tensor(kept[t], device=DEVICE)
                 rows = rows[keep]
                 cache.keep(keep)
+            assert bool(cache.prompt) == (len(rows) > 4)
             position = prompt[owner[rows]] + t
             logits = step(continued[rows, t], position, cache)
             for row, logit in zip(rows.tolist(), logits):
@@ -194,12 +199,42 @@ def slow_logprobs(model, prompts, responses, temperature):
     return torch.cat(picked), torch.cat(entropy)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_small_groups_have_their_prompts_for_themselves(groups):
+    model = init_model(TINY).to(DEVICE)
+    prompts = [[1, 2, 3, 4], [5], [6, 7]]
+    alone = [[generate(model, [p], [[(i, g)]], 6, {99})[0][0] for g in range(groups)] for i, p in enumerate(prompts)]
+    together = generate(model, prompts, [[(i, g) for g in range(groups)] for i in range(3)], 6, {99})
+    assert [[r.ids for r in group] for group in together] == [[r.ids for r in group] for group in alone]
+
+
+@pytest.mark.skipif(not ONEDNN, reason="a processor without AVX-512: torch's own product is taken")
+@pytest.mark.parametrize("rows, inner, outer, bias", [((130,), 24, 8, True), ((2, 65), 8, 24, False), ((1,), 8, 8, True)])
+def test_the_product_is_torchs(rows, inner, outer, bias):
+    given = [torch.randn(*rows, inner), torch.randn(outer, inner), torch.randn(outer) if bias else None]
+    grad = torch.randn(outer, *rows).movedim(0, -1)
+    found = []
+    for function in (Product.apply, F.linear):
+        leaves = [None if x is None else x.clone().requires_grad_() for x in given]
+        y = function(*leaves)
+        y.backward(grad)
+        found.append([y, *(x.grad for x in leaves if x is not None)])
+    for ours, torchs in zip(*found):
+        assert ours.dtype == torch.float32 and torch.allclose(ours, torchs, atol=2e-5)
+    x, weight, bias = given
+    for count in (1, FEW - 1, FEW, 3 * FEW):
+        x = torch.randn(count, inner)
+        assert torch.allclose(product(weight, bias)(x), F.linear(x, weight, bias), atol=2e-5)
+
+
 def test_token_logprobs_by_hand():
     """Zero weights: p is the same at every place."""
     model = init_model(replace(TINY, vocab_size=4)).to(DEVICE)
     packed = Packed([[0, 1], [2]], [[3], [1, 0]], DEVICE)
-    assert packed.ids.tolist() == [[0, 1, 2, 1]] and packed.positions.tolist() == [[0, 1, 0, 1]]
-    assert packed.labels.tolist() == [3, 1, 0] and packed.source.tolist() == [1, 2, 3]
+    assert packed.ids[0, :4].tolist() == [0, 1, 2, 1] and packed.positions[0, :4].tolist() == [0, 1, 0, 1]
+    assert packed.labels[:3].tolist() == [3, 1, 0] and packed.source[:3].tolist() == [1, 2, 3]
+    for padded, real in ((packed.ids[0], 4), (packed.positions[0], 4), (packed.labels, 3), (packed.source, 3)):
+        assert len(padded) == WHOLE and not padded[real:].any()
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()
