@@ -119,8 +119,9 @@ class Cache:
         self.lengths, self.length, self.prompt = lengths, 0, []
 
     def prefill(self, layer, q, k, v):
-        """Attention of the prompts, layer after layer; their keys and values [B, Hk, P, Dh] are stored."""
-        self.prompt.append(torch.stack((k.transpose(0, 1), v.transpose(0, 1))))
+        """Attention of some prompts, layer after layer; their keys and values [b, Hk, P, Dh] are added to those stored."""
+        new = torch.stack((k.transpose(0, 1), v.transpose(0, 1)))
+        self.prompt[layer:layer + 1] = [torch.cat((*self.prompt[layer:layer + 1], new), 2)]
         return causal(q, k, v)
 
     def fork(self, owner, slots):

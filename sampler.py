@@ -24,6 +24,7 @@ from model import Cache, rotary
 
 
 BLOCK = 64  # tokens that draw() looks at one by one
+PREFILL_TOKENS = 16384  # of prompts that pass through the model at once, if a single one is not more
 
 
 @dataclass
@@ -170,7 +171,9 @@ def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p,
     lengths = torch.tensor([len(p) for p in prompts], device=device)
     ids = pad_sequence([torch.tensor(p) for p in prompts], batch_first=True)
     cache = Cache(lengths)
-    logits = model(ids.to(device), attend=cache.prefill, last=lengths - 1)  # [B, V]
+    size = max(1, PREFILL_TOKENS // ids.shape[1])
+    logits = torch.cat([model(part.to(device), attend=cache.prefill, last=last)
+                        for part, last in zip(ids.split(size), (lengths - 1).split(size))])  # [B, V]
 
     owner = torch.tensor([i for i, s in enumerate(seeds) for _ in s], device=device)  # [N] whose prompt
     logits, lengths = logits[owner], lengths[owner]

@@ -21,5 +21,5 @@ export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun --kill-on-bad-exit=1 torchrun --nnodes="$SLURM_NNODES" --nproc_per_node="$SLURM_GPUS_ON_NODE" --max-restarts=3 \
-    --rdzv_backend=c10d --rdzv_id="$SLURM_JOB_ID" --rdzv_endpoint="$head:29500" \
+    --rdzv_backend=c10d --rdzv_id="$SLURM_JOB_ID" --rdzv_endpoint="$head:$((20000 + SLURM_JOB_ID % 20000))" \
     train_crpo.py --shard-within "$SLURM_GPUS_ON_NODE" "$@"

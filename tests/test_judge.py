@@ -118,13 +118,18 @@ class Scripted(Decoder):
     """A Decoder whose logits spell out reply(prompt text) a row, whatever its weights say; all else of it, and the
     sampler around it, is real."""
 
+    cache = None
+
     def forward(self, ids, positions=None, attend=None, last=None):
-        self.replies = []
+        if attend.__self__ is not self.cache:  # else these are more prompts of the same batch
+            self.cache, self.replies = attend.__self__, []
         for row, end in zip(ids.tolist(), last.tolist()):
             text = self.reply(self.tokenizer.decode(row[:end + 1]))
             self.replies.append([*self.tokenizer.encode(text), self.tokenizer.end_id])
-        self.place, self.alive = 0, list(range(len(ids)))
-        return self.script(super().forward(ids, positions, attend, last))
+        self.place, self.alive = 0, list(range(len(self.replies) - len(ids), len(self.replies)))
+        logits = self.script(super().forward(ids, positions, attend, last))
+        self.alive = list(range(len(self.replies)))
+        return logits
 
     def script(self, logits):
         if len(logits) < len(self.alive):  # the sampler has compacted its batch: the finished are gone

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import sampler
 from model import PRESETS, Packed, init_model
 from sampler import draw, generate, truncate, uniforms
 
@@ -23,15 +24,17 @@ def model():
     return model.to(DEVICE)
 
 
-def test_a_rollout_depends_on_its_seed_and_prompt_only(model):
+def test_a_rollout_depends_on_its_seed_and_prompt_only(model, monkeypatch):
     together = generate(model, PROMPTS, SEEDS, 30, EOS)
     assert len({r.finished for g in together for r in g}) == 2, "the case should have both finished and cut rows"
     for b, prompt in enumerate(PROMPTS):
         for g, seed in enumerate(SEEDS[b]):
             [[alone]] = generate(model, [prompt], [[seed]], 30, EOS)
             assert alone.ids == together[b][g].ids and alone.finished == together[b][g].finished
-    assert [[r.ids for r in g] for g in generate(model, PROMPTS, SEEDS, 30, EOS, max_rows=4)] == \
-        [[r.ids for r in g] for g in together]
+    expected = [[r.ids for r in g] for g in together]
+    assert [[r.ids for r in g] for g in generate(model, PROMPTS, SEEDS, 30, EOS, max_rows=4)] == expected
+    monkeypatch.setattr(sampler, "PREFILL_TOKENS", 1)  # prompts pass through the model one by one
+    assert [[r.ids for r in g] for g in generate(model, PROMPTS, SEEDS, 30, EOS)] == expected
 
 
 def test_other_seeds_give_other_rollouts(model):
