@@ -37,7 +37,7 @@ CITED_WHOLE = 3  # so many findings cited, or all if the case has fewer, make a 
 # --- the answer ---------------------------------------------------------------------------------------------------
 
 BOX = re.compile(r"\\boxed\s*(?=\{)")  # the bare word, without braces, is no box
-WRAPPER = re.compile(r"^\s*\\(?:text|textbf|textit|textrm|mathrm|mathbf)\{([^{}]*(?:\{[^{}]*\})?[^{}]*)\}")
+WRAPPER = re.compile(r"^\s*\\(?:text|textbf|textit|textrm|mathrm|mathbf)\{([^{}]*+(?:\{[^{}]*\})?[^{}]*)\}")
 
 
 def fold(text):
@@ -232,7 +232,7 @@ def findings_of(stem):
                 if not numbers or not found or found[-1].numbers or not words and "/" not in "".join(numbers):
                     continue
                 name = found.pop()
-                clause, words = f"{name.text}, {clause.strip()}", [*name.words, *words]
+                clause, words = f"{name.text}, {clause.strip()}", [*sorted(name.words), *words]
             kept = [w for w in words if w not in DEGREES] or words
             found.append(Finding(" ".join(clause.split()), frozenset(kept[:10]), numbers, negated))
     distinct = {(f.words, f.numbers): f for f in reversed(before_question or found)}

@@ -580,6 +580,7 @@ def hostile(size):
     for unit in UNITS:
         yield unit, filled(unit, size)
         yield "form " + unit, crpo(second=S2 + filled(unit, size // 2), end=filled(unit, size // 2) + END)
+    yield "box", crpo(end=r"\boxed{\text{" + filled("a", size) + "{a}{a}}}")
     yield "words", " ".join(f"w{i}" for i in range(size // 7))
     yield "characters", " ".join(chr(i) * 2 for i in range(0x100, 0x100 + size // 8) if not 0xD800 <= i < 0xE000)
 
