@@ -72,11 +72,12 @@ def take_turns(jobs, rounds, device):
 
 
 def matmul_rate(device, dtype, size=2048):
-    """Floating-point operations a second of a square matrix product, the best of several: by torch, and as we make it
-    (linear.py), the machine's peak."""
+    """Floating-point operations a second of a square matrix product, the best of several: by torch, and the better of
+    that and ours (linear.py), the machine's peak."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     seconds = take_turns({"torch": lambda: a @ b, "ours": lambda: linear(a, b)}, 10, device)
-    return [2 * size ** 3 / min(seconds[name]) for name in ("torch", "ours")]
+    torchs, ours = (2 * size ** 3 / min(seconds[name]) for name in ("torch", "ours"))
+    return torchs, max(torchs, ours)
 
 
 def copy_rate(device, size=2**28):
@@ -338,7 +339,8 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
     sampler's copy. Then the larger of the two phases, which do not overlap. Sampling: the cache of rows in flight.
     Training: activations kept for the backward pass; attention's mask; the layer that is gathered, and the embedding
     with its gradient (one process copies them all the same); one chunk of logits, as probabilities, and of those
-    in passing their logarithms and a product of both.
+    in passing their logarithms and a product of both. Not counted, as small: a CPU's packed weights of the sampler, and
+    what fills a pass up to a multiple of WHOLE tokens.
     """
     c, size = config, 2 if half else 4
     weights = body_size(c) + c.vocab_size * c.hidden_size * (1 if c.tie_word_embeddings else 2)
@@ -359,9 +361,8 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
     mask = predicted * context * (1 + size * c.num_attention_heads / c.num_key_value_heads)  # as bool and as added
     held = {"parameters": 4 * weights / gpus, "gradients": 4 * weights / gpus, "optimizer": 8 * weights / gpus,
             "reference": 4 * weights / gpus, "sampler copy": size * weights}
-    sharing = group if group > 2 else 1  # Cache: two rows have a prompt each
-    sampling = {"cache": slot * rows * (new_tokens + prompt_tokens / sharing),
-                "sampler logits": 12 * rows * c.vocab_size}
+    apart = min(group, 2) * context  # of a prompt whose last rows have it for themselves (model.Cache)
+    sampling = {"cache": slot * rows / group * max(group_tokens, apart), "sampler logits": 12 * rows * c.vocab_size}
     gathered = size * (2 * largest + c.vocab_size * c.hidden_size) + 4 * c.vocab_size * c.hidden_size
     training = {"activations": (kept + 3 * c.hidden_size * size) * micro_tokens, "mask": mask, "gathered": gathered,
                 "logits chunk": 4 * logits + 8 * passing}

@@ -1,8 +1,9 @@
 """Products with a weight, x W^T + b: torch's own, but oneDNN's for float32 on a CPU with AVX-512.
 
 There torch asks MKL, which has AVX-512 for Intel's processors only: on an AMD EPYC of 2024 it reaches 0.45 of oneDNN's
-rate. (In bfloat16 torch asks oneDNN itself.) oneDNN compiles its code anew for each shape, in about 0.4 ms, so a caller
-lets shapes come again. The operator is the one that torch.compile uses for the CPU; it has no public name.
+rate (Intel's were not measured). In bfloat16 torch asks oneDNN itself. oneDNN compiles its code anew for each shape, in
+about 0.4 ms, so a caller lets shapes come again. The operator is the one that torch.compile uses for the CPU; it has no
+public name.
 """
 
 from functools import partial

@@ -119,9 +119,12 @@ class Cache:
         self.lengths, self.length, self.prompt = lengths, 0, []
 
     def prefill(self, layer, q, k, v):
-        """Attention of some prompts, layer after layer; their keys and values [b, Hk, P, Dh] are added to those stored."""
+        """Attention of some prompts, layer after layer; their keys and values [b, Hk, P, Dh] join those stored."""
         new = torch.stack((k.transpose(0, 1), v.transpose(0, 1)))
-        self.prompt[layer:layer + 1] = [torch.cat((*self.prompt[layer:layer + 1], new), 2)]
+        if layer < len(self.prompt):
+            self.prompt[layer] = torch.cat((self.prompt[layer], new), 2)
+        else:
+            self.prompt.append(new)
         return causal(q, k, v)
 
     def fork(self, owner, slots):
@@ -130,22 +133,24 @@ class Cache:
         self._group(owner)
 
     def _group(self, owner):
+        """Drop prompts without a response. The rest are shared by place in a group, or copied to their few rows."""
         count = torch.bincount(owner, minlength=len(self.lengths))
         alive = count > 0
         if not alive.all():
-            self.prompt = [x[:, :, alive] for x in self.prompt]
+            for layer, x in enumerate(self.prompt):
+                self.prompt[layer] = x[:, :, alive]
             self.lengths, count, owner = self.lengths[alive], count[alive], (alive.cumsum(0) - 1)[owner]
         _, kv_heads, _, longest, _ = self.prompt[0].shape
         slot = torch.arange(longest, device=owner.device)
         hidden = torch.where(slot < self.lengths[:, None], 0.0, -torch.inf)  # [B, P], float32 as the scores are
         if len(owner) <= 2 * len(count):
+            hidden = F.pad(hidden[owner], (0, self.response[0].shape[3]))  # [N, P + S]
             for layer, x in enumerate(self.response):
-                joined = x.new_empty(*x.shape[:3], longest + x.shape[3], x.shape[4])
-                joined[..., :longest, :] = self.prompt[layer].index_select(2, owner)
+                joined = x.new_empty(*x.shape[:3], hidden.shape[1], x.shape[4])
+                joined[..., :longest, :] = self.prompt.pop(0).index_select(2, owner)
                 joined[..., longest:longest + self.length, :] = x[..., :self.length, :]
                 self.response[layer] = joined
-            self.prompt, self.length = [], longest + self.length
-            hidden = F.pad(hidden[owner], (0, x.shape[3]))  # [N, P + S]
+            self.length += longest
         else:
             self.owner, self.group = owner, int(count.max())
             first = count.cumsum(0) - count
@@ -168,12 +173,12 @@ class Cache:
     def decode(self, layer, qkv):
         """Attention of one new token a response, whose key and value are stored. qkv: [N, H + 2 Hk, Dh] -> [N, H Dh]
 
-        By hand and in two parts under one softmax: all rows of a group (and all heads that share a key head) ask the
-        prompt's keys in one product, so that those are read once a group; then each row asks its own. The caller
-        advances `length` once all layers are written.
+        By hand, and where prompts are shared in two parts under one softmax: all rows of a group (and all heads that
+        share a key head) ask the prompt's keys in one product, so that those are read once a group; then each row asks
+        its own. The caller advances `length` once all layers are written.
         """
         _, kv_heads, n, _, d = self.response[layer].shape
-        end, longest, heads = self.length + 1, self.hidden.shape[-1], qkv.shape[1] - 2 * kv_heads
+        end, heads = self.length + 1, qkv.shape[1] - 2 * kv_heads
         r, scale = heads // kv_heads, d ** -0.5
         own = self.response[layer][..., :end, :]
         qkv = qkv.transpose(0, 1)
@@ -193,6 +198,7 @@ class Cache:
 
         if self.prompt:
             prompt_keys, prompt_values = self.prompt[layer].flatten(1, 2)  # [Hk B, P, Dh]
+            longest = prompt_keys.shape[1]
             to_prompt = by_row(scores(by_group(q), prompt_keys.transpose(1, 2), self.hidden, scale))
             to_own = scores(q, keys.transpose(1, 2), self.hidden.new_zeros(1), scale)
             weight = torch.cat((to_prompt, to_own), -1).softmax(-1).to(q.dtype)
@@ -204,7 +210,8 @@ class Cache:
 
 class Rearranged(torch.autograd.Function):
     """x[places]; `back` says where in it each row of x stands. The gradient is rearranged too, where indexing would add
-    it up row by row. Rows that stand in several places or in none are padding: nothing reads them."""
+    it up row by row. Rows that stand in several places or in none are padding: what comes of them is dropped, so that
+    their gradient is zero and may be left out."""
 
     @staticmethod
     def forward(ctx, x, places, back):
@@ -222,7 +229,7 @@ class Packed:
     prompts, responses: N lists of token ids each, none empty. A response's last token is predicted, never fed.
     ids, positions: [1, n]; source, labels: [m] the places whose hidden states predict the response tokens, and those
     tokens, response by response in the order given; lengths: of the responses. At the end of all four stand one to
-    WHOLE zeros, which nothing reads.
+    WHOLE zeros, and what comes of them is dropped.
     """
 
     def __init__(self, prompts, responses, device):
@@ -278,7 +285,7 @@ class Packed:
             if self.bias is None:
                 repeats = q.shape[1] // k.shape[1]
                 self.bias = torch.where(self.mask, 0.0, -torch.inf).to(q.dtype).repeat(1, 1, repeats, 1)
-            out.append(F.scaled_dot_product_attention(asked, k, v, attn_mask=self.bias).view(q.shape))
+            out.append(F.scaled_dot_product_attention(asked, k, v, attn_mask=self.bias).reshape(q.shape))
         out = [x.transpose(1, 2).flatten(0, 1) for x in out]
         out.append(out[0].new_zeros(1, *out[0].shape[1:]))
         return Rearranged.apply(torch.cat(out), self.back, self.places).transpose(0, 1)[None]

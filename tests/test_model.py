@@ -160,8 +160,8 @@ def test_scores_in_half_precision_on_cuda_give_the_bias_its_full_shape(monkeypat
 
 @pytest.mark.parametrize("name", NAMES)
 def test_cached_decoding_equals_the_full_forward(name):
-    """Ragged prompts, groups of 4, 1 and 4 responses, some retired on the way, a whole group among them; the last four rows
-    and two rows have their prompts for themselves."""
+    """Ragged prompts, groups of 4, 1 and 4 responses, some retired on the way, a whole group among them; the last four
+    rows and two rows have their prompts for themselves."""
     model = load_model(GOLDEN / name).to(DEVICE)
     ids = load_file(GOLDEN / name / "expected.safetensors")["ids"].to(DEVICE)  # three rows
     prompt = torch.tensor([3, 9, 6], device=DEVICE)  # how much of them is prompt
@@ -188,6 +188,17 @@ def test_cached_decoding_equals_the_full_forward(name):
                 assert torch.allclose(logit, model(whole[None])[0, -1], atol=1e-5), (t, row)
 
 
+def test_attention_may_come_in_another_layout(monkeypatch):
+    """As CUDA's memory-efficient kernel gives it, heads beside each other in memory."""
+    model = init_model(TINY)
+    packed = Packed([[5, 6], [1]], [[7, 0, 0], [3] * 9], "cpu")
+    expected = model.token_logprobs(packed)[0]
+    attention = model_file.F.scaled_dot_product_attention
+    monkeypatch.setattr(model_file.F, "scaled_dot_product_attention", lambda *args, **kwargs: attention(
+        *args, **kwargs).transpose(1, 2).contiguous().transpose(1, 2))
+    assert torch.equal(model.token_logprobs(packed)[0], expected)
+
+
 def slow_logprobs(model, prompts, responses, temperature):
     """token_logprobs by the plain way: each row by itself, the whole of it."""
     picked, entropy = [], []
@@ -209,7 +220,8 @@ def test_small_groups_have_their_prompts_for_themselves(groups):
 
 
 @pytest.mark.skipif(not ONEDNN, reason="a processor without AVX-512: torch's own product is taken")
-@pytest.mark.parametrize("rows, inner, outer, bias", [((130,), 24, 8, True), ((2, 65), 8, 24, False), ((1,), 8, 8, True)])
+@pytest.mark.parametrize("rows, inner, outer, bias",
+                         [((130,), 24, 8, True), ((2, 65), 8, 24, False), ((1,), 8, 8, True)])
 def test_the_product_is_torchs(rows, inner, outer, bias):
     given = [torch.randn(*rows, inner), torch.randn(outer, inner), torch.randn(outer) if bias else None]
     grad = torch.randn(outer, *rows).movedim(0, -1)
