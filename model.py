@@ -435,7 +435,7 @@ class Decoder(nn.Module):
         else:
             size = TOKENS_AT_ONCE
         chunks = [chunk_logprobs(h, l) for h, l in zip(hidden.split(size), packed.labels.split(size))]
-        count = sum(packed.lengths)
+        count = sum(packed.lengths)  # cloned below: FSDP's hooks may be lost on a view
         logprob, of_p = (torch.cat(x)[:count].clone() if x[0] is not None else None for x in zip(*chunks))
         return logprob, of_p
 

@@ -1,8 +1,8 @@
 """Rollouts: G responses to each of B prompts, drawn with a key/value cache.
 
 The prompts of a batch are prefilled once each; their keys and values are held once for the rows of a group while those
-are more than two (model.Cache). Every decode step draws one token a row. A row that has drawn an EOS is retired, and the batch is
-compacted when enough rows are.
+are more than two (model.Cache). Every decode step draws one token a row. A row that has drawn an EOS is retired, and
+the batch is compacted when enough rows are.
 
 Each rollout owns a stream of uniform numbers, one a token, fixed by its seed before anything is drawn; a token is the
 inverse of the cumulative distribution at that number. So a rollout depends on its seed and prompt only, not on its
