@@ -302,8 +302,10 @@ def mentions(sentence, case):
         _, wanted, numbers, _ = case.findings[finding]
         n, size = len(wanted), len(wanted) + len(numbers) + 1
         needed = min(n, 1) if numbers else n if n <= 4 else -(-3 * n // 4)
-        free = [p for p in places[finding] if p[1] not in used]
-        windows = []
+        free, windows = [p for p in places[finding] if p[1] not in used], []
+        seen = {sentence[p] for _, p in free}
+        if not numbers <= seen or len(wanted & seen) < needed:
+            continue
         for start, (first, _) in enumerate(free):
             near = reversed(free[start:start + size])
             window = {sentence[p]: p for order, p in near if order < first + size}  # word -> where it first stands
@@ -333,7 +335,7 @@ def framed(response, first, second):
 
 def has_content(text, options):
     """Real text, or at least a box that names an option."""
-    return is_real(text) or any(box_letter(content, options) for content in boxes(text))
+    return is_real(text) or any(box_letter(content, options) for content in set(boxes(text)))
 
 
 def has_systems(dx):
