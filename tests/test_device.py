@@ -1,0 +1,139 @@
+"""Sampling and training where tensors live elsewhere than the CPU, without such a device: a tensor of the operation's
+results that still stands on the CPU, or an index made there, is found here and not by the first user with a GPU."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+import run
+import train_crpo
+from model import PRESETS, init_model
+from sampler import generate
+
+TINY = replace(PRESETS["tiny"], vocab_size=96, hidden_size=32, intermediate_size=48, head_dim=8, num_hidden_layers=2)
+THERE = torch.device("meta")  # any device but the CPU would do; this one every build of torch knows
+INDEXED = ("aten.index.Tensor", "aten.index_put.default", "aten.index_put_.default")  # by indices from the CPU too
+MOVES = ("aten._to_copy.default", "aten.copy_.default")
+
+
+class There(torch.Tensor):
+    """A tensor that says it is on a GPU and holds its values on the CPU."""
+
+    @staticmethod
+    def __new__(cls, values):
+        return torch.Tensor._make_wrapper_subclass(cls, values.shape, strides=values.stride(), dtype=values.dtype,
+                                                   storage_offset=values.storage_offset(), device=THERE)
+
+    def __init__(self, values):
+        self.values = values
+
+    is_cuda = True
+    is_cpu = False
+
+    def tolist(self):
+        return self.values.tolist()
+
+    def __getitem__(self, index):
+        return super().__getitem__(torch.tensor(index) if isinstance(index, list) else index)
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        return compute(function, args, kwargs or {})
+
+
+def compute(function, args, kwargs):
+    """function(*args, **kwargs) with the values; ValueError where tensors from here and there meet."""
+    name, tensors = str(function), [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    there = [x for x in tensors if isinstance(x, There)]
+    here = [x for x in tensors if not isinstance(x, There) and x.dim()]
+    if name in INDEXED and isinstance(args[0], There):
+        here = []
+    if there and here and name not in MOVES:
+        raise ValueError(f"{name}: tensors here and there")
+
+    def values(x):
+        if isinstance(x, torch.device):
+            return torch.device("cpu")
+        return x.values if isinstance(x, There) else x
+
+    given, named = tree_map(values, args), tree_map(values, kwargs)
+    if name == "aten.baddbmm.dtype":  # the CPU has none
+        bias, a, b, _ = given
+        result = torch.baddbmm(bias, a.float(), b.float(), **named)
+    else:
+        result = function(*given, **named)
+    device = kwargs.get("device")
+    stays = device == THERE if device is not None else isinstance(args[0], There) if name in MOVES else bool(there)
+    known = {id(x.values): x for x in there}  # what was changed in place is itself again
+
+    def moved(x):
+        if id(x) in known:
+            return known[id(x)]
+        return There(x) if stays and isinstance(x, torch.Tensor) else x
+
+    return tree_map(moved, result)
+
+
+class Elsewhere(TorchDispatchMode):
+    """Within it, tensors made with device=THERE are There."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return compute(function, args, kwargs or {})
+
+
+@pytest.fixture(autouse=True)
+def torch_tensor_by_way_of_the_cpu(monkeypatch):  # its own way to a device passes the dispatcher by
+    make = torch.tensor
+    monkeypatch.setattr(torch, "tensor", lambda *args, device=None, **given: make(*args, **given).to(device or "cpu"))
+
+
+def on(device, model):
+    if device == THERE:
+        for module in model.modules():
+            for name, p in module._parameters.items():
+                module._parameters[name] = p if p is None else torch.nn.Parameter(There(p.detach()))
+    return model
+
+
+def test_a_tensor_that_stayed_behind_is_found():
+    with Elsewhere():
+        x = torch.arange(3, device=THERE)
+        assert (x + 1).tolist() == [1, 2, 3] and x.is_cuda and x.to(THERE)[torch.tensor([2])].tolist() == [2]
+        for job in (lambda: x + torch.ones(3), lambda: x.index_select(0, torch.tensor([0])),
+                    lambda: torch.ones(3)[x], lambda: torch.cat((x, torch.ones(3)))):
+            with pytest.raises(ValueError, match="here and there"):
+                job()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["qwen2", "qwen3"])
+def test_a_step_elsewhere_is_the_step_here(dtype, name):
+    """Sampling with everything that it can do, the reference pass and an update: the same numbers."""
+    prompts, eos = [[1, 2, 3, 4, 5], [7], [6, 8]], set(range(12))
+    seeds = [[(i, g) for g in range(6)] for i in range(3)]
+    config = train_crpo.Config(micro_tokens=40, checkpoint_layers=True)
+    found = []
+    for device in (torch.device("cpu"), THERE):
+        processes = SimpleNamespace(device=device, world=1, gather=lambda value: [value],
+                                    sum=lambda values, device=device: torch.tensor(values).to(device).tolist())
+        with Elsewhere():
+            shape = replace(TINY, model_type=name)
+            actor, policy = on(device, init_model(shape).to(dtype)), on(device, init_model(shape))
+            policy.checkpoint_layers = True
+            made = [generate(actor, prompts, seeds, 12, eos, **how) for how in
+                    ({"max_rows": 6}, {"temperature": 0}, {"top_p": 0.9, "top_k": 9}, {})]
+            batch = [(p, r) for p, group in zip(prompts, made[-1]) for r in group]
+            reference = train_crpo.reference_logprobs(policy, batch, config, processes)
+            advantage = torch.linspace(-1, 1, len(batch)).to(device)
+            optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+            row = train_crpo.update(policy, optimizer, batch, advantage, reference, 0.1, config, processes)
+        found.append(([[r.ids for g in groups for r in g] for groups in made], row,
+                      [p.detach().values if device == THERE else p.detach() for p in policy.parameters()]))
+    (ids, row, weights), (ids_there, row_there, weights_there) = found
+    assert ids == ids_there and max(map(len, ids[-1])) == 12 and len(set(map(len, ids[-1]))) > 2
+    assert row == pytest.approx(row_there, abs=1e-6) and row["grad_norm"] > 0
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(weights, weights_there, strict=True))
