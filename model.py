@@ -28,6 +28,7 @@ from linear import Linear, linear
 # Logits that may exist at once while log-probabilities are computed: 2^26 float32 values are 256 MiB.
 LOGITS_AT_ONCE = 2**26
 TOKENS_AT_ONCE = 256  # where all may exist, they are still made by so many tokens: those stay in a CPU's cache
+WINDOW = 128  # on CUDA decoding looks at a multiple of so many slots, as its operations are recorded by shape
 WHOLE = 128  # a training pass takes a multiple of so many tokens, as products are compiled by shape (linear.py)
 
 
@@ -112,11 +113,14 @@ class Cache:
     with `lengths` [B] in use; `response`, [2, Hk, N, S, Dh] with `length` of S slots written. Heads come first, so that
     the same queries are a batch of rows and a batch of groups without a copy. Where no more than two rows a prompt are
     left, sharing no longer pays: each row gets its prompt's before its own in `response`, and `prompt` is empty.
-    Use: prefill, fork, then decode and keep.
+    Of the response's slots decode() looks at the first `end`; `ahead` hides those not written, as `hidden` the padding.
+    Use: prefill, fork; then for every token open, decode in each layer, and keep.
     """
 
     def __init__(self, lengths):
-        self.lengths, self.length, self.prompt = lengths, 0, []
+        self.lengths, self.length, self.end, self.prompt = lengths, 0, 0, []
+        self.slot = lengths.new_zeros(1)
+        self.window = WINDOW if lengths.is_cuda else 1
 
     def prefill(self, layer, q, k, v):
         """Attention of some prompts, layer after layer; their keys and values [b, Hk, P, Dh] join those stored."""
@@ -129,8 +133,14 @@ class Cache:
 
     def fork(self, owner, slots):
         """Make room for `slots` tokens of each response. owner: [N] ascending, whose prompt it answers."""
-        self.response = [x.new_empty(*x.shape[:2], len(owner), slots, x.shape[-1]) for x in self.prompt]
+        self.response = [self._slots(x, len(owner), slots) for x in self.prompt]
+        self.ahead = self.lengths.new_full((1, 1, slots), -torch.inf, dtype=torch.float32)
         self._group(owner)
+
+    def _slots(self, like, rows, slots):
+        """Room for keys and values. What is looked at before it is written must be finite: zeros."""
+        make = like.new_zeros if self.window > 1 else like.new_empty
+        return make(*like.shape[:2], rows, slots, like.shape[-1])
 
     def _group(self, owner):
         """Drop prompts without a response. The rest are shared by place in a group, or copied to their few rows."""
@@ -144,9 +154,10 @@ class Cache:
         slot = torch.arange(longest, device=owner.device)
         hidden = torch.where(slot < self.lengths[:, None], 0.0, -torch.inf)  # [B, P], float32 as the scores are
         if len(owner) <= 2 * len(count):
-            hidden = F.pad(hidden[owner], (0, self.response[0].shape[3]))  # [N, P + S]
+            own = self.ahead[0].expand(len(owner), -1)
+            self.ahead = torch.cat((hidden[owner], own), 1)[:, None].repeat(kv_heads, 1, 1)  # [Hk N, 1, P + S]
             for layer, x in enumerate(self.response):
-                joined = x.new_empty(*x.shape[:3], hidden.shape[1], x.shape[4])
+                joined = self._slots(x, len(owner), self.ahead.shape[2])
                 joined[..., :longest, :] = self.prompt.pop(0).index_select(2, owner)
                 joined[..., longest:longest + self.length, :] = x[..., :self.length, :]
                 self.response[layer] = joined
@@ -158,32 +169,41 @@ class Cache:
             self.place = None if len(owner) == len(count) * self.group else place  # None: every place is taken
             self.row = place.new_zeros(len(count) * self.group)  # in each place; row 0 where none is
             self.row[place] = torch.arange(len(owner), device=owner.device)
-        self.hidden = hidden[:, None].repeat(kv_heads, 1, 1)  # [Hk B or Hk N, 1, slots]
+            self.hidden = hidden[:, None].repeat(kv_heads, 1, 1)  # [Hk B, 1, P]
 
     def keep(self, rows):
         """Retire every response but the given ones ([n] ascending indices)."""
         for layer, x in enumerate(self.response):  # so that no more than one layer stands twice
-            self.response[layer] = x.new_empty(*x.shape[:2], len(rows), *x.shape[3:])
+            self.response[layer] = self._slots(x, len(rows), x.shape[3])
             torch.index_select(x[..., :self.length, :], 2, rows, out=self.response[layer][..., :self.length, :])
         if self.prompt:
             self._group(self.owner[rows])
         else:
-            self.hidden = self.hidden.unflatten(0, x.shape[1:3])[:, rows].flatten(0, 1)
+            self.ahead = self.ahead.unflatten(0, x.shape[1:3])[:, rows].flatten(0, 1)
+        self.end = 0
+
+    def open(self):
+        """Make room for one token a response. -> whether decode() will meet other tensors than at the token before."""
+        self.ahead[..., self.length] = 0
+        self.slot.fill_(self.length)
+        self.length += 1
+        before = self.end
+        self.end = min(-(-self.length // self.window) * self.window, self.response[0].shape[3])
+        return self.end != before
 
     def decode(self, layer, qkv):
         """Attention of one new token a response, whose key and value are stored. qkv: [N, H + 2 Hk, Dh] -> [N, H Dh]
 
         By hand, and where prompts are shared in two parts under one softmax: all rows of a group (and all heads that
         share a key head) ask the prompt's keys in one product, so that those are read once a group; then each row asks
-        its own. The caller advances `length` once all layers are written.
+        its own.
         """
         _, kv_heads, n, _, d = self.response[layer].shape
-        end, heads = self.length + 1, qkv.shape[1] - 2 * kv_heads
+        heads, ahead = qkv.shape[1] - 2 * kv_heads, self.ahead[..., :self.end]
         r, scale = heads // kv_heads, d ** -0.5
-        own = self.response[layer][..., :end, :]
         qkv = qkv.transpose(0, 1)
-        own[..., -1, :] = qkv[heads:].view(2, kv_heads, n, d)
-        keys, values = own.flatten(1, 2)  # [Hk N, end, Dh]
+        self.response[layer].index_copy_(3, self.slot, qkv[heads:].view(2, kv_heads, n, 1, d))
+        keys, values = self.response[layer][..., :self.end, :].flatten(1, 2)  # [Hk N, end, Dh]
         q = qkv[:heads].view(kv_heads, r, n, d).transpose(1, 2).reshape(kv_heads * n, r, d)
 
         def by_group(x):  # [Hk N, r, z] -> [Hk B, g r, z]; in the places of retired rows stands anything
@@ -200,11 +220,11 @@ class Cache:
             prompt_keys, prompt_values = self.prompt[layer].flatten(1, 2)  # [Hk B, P, Dh]
             longest = prompt_keys.shape[1]
             to_prompt = by_row(scores(by_group(q), prompt_keys.transpose(1, 2), self.hidden, scale))
-            to_own = scores(q, keys.transpose(1, 2), self.hidden.new_zeros(1), scale)
+            to_own = scores(q, keys.transpose(1, 2), ahead, scale)
             weight = torch.cat((to_prompt, to_own), -1).softmax(-1).to(q.dtype)
             y = by_row(by_group(weight[..., :longest]) @ prompt_values).baddbmm_(weight[..., longest:], values)
         else:
-            y = scores(q, keys.transpose(1, 2), self.hidden[..., :end], scale).softmax(-1).to(q.dtype) @ values
+            y = scores(q, keys.transpose(1, 2), ahead, scale).softmax(-1).to(q.dtype) @ values
         return y.view(kv_heads, n, r, d).transpose(0, 1).reshape(n, heads * d)
 
 

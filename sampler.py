@@ -127,7 +127,27 @@ class Step:
         self.norm, self.head = model.model.norm, product(model.head)
 
     def __call__(self, token, positions, cache):
-        """Logits [N, V] after token [N] at positions [N]; the cache is written and advanced."""
+        """Logits [N, V] after token [N] at positions [N]; the cache is written and advanced.
+
+        On CUDA the some thousand operations of a token are recorded once and then launched as one, a CUDA graph, for as
+        long as the cache's tensors stay: that is until it is compacted, or its window grows. The first token goes
+        without, as the libraries prepare themselves at a first call. What is returned is overwritten by the next call.
+        """
+        fresh = cache.open()
+        if fresh or not token.is_cuda:
+            self.graph = None
+            return self.run(token, positions, cache)
+        if self.graph is None:
+            self.graph, self.token, self.positions = torch.cuda.CUDAGraph(), token.clone(), positions.clone()
+            # thread_local: NCCL's watchdog may ask the device meanwhile
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+                self.logits = self.run(self.token, self.positions, cache)
+        self.token.copy_(token)
+        self.positions.copy_(positions)
+        self.graph.replay()
+        return self.logits
+
+    def run(self, token, positions, cache):
         heads, kv_heads, n = self.config.num_attention_heads, self.config.num_key_value_heads, len(token)
         x = self.model.model.embed_tokens(token)
         cos, sin = self.cos[positions], self.sin[positions]
@@ -140,7 +160,6 @@ class Step:
             x.addmm_(cache.decode(i, y), out)
             gate, up = gate_up(mlp_norm(x)).chunk(2, -1)
             x.addmm_(F.silu(gate).mul_(up), down)
-        cache.length += 1
         return self.head(self.norm(x))
 
 

@@ -1,6 +1,10 @@
-"""Sampling and training where tensors live elsewhere than the CPU, without such a device: a tensor of the operation's
-results that still stands on the CPU, or an index made there, is found here and not by the first user with a GPU."""
+"""Sampling and training on a GPU, without one: tensors that say they are there and hold their values here.
 
+So a tensor that stayed on the CPU is found by a test and not by the first user with a GPU, and the operations of decoding
+are recorded and played again as CUDA graphs are: into the same memory, without a look at a value. What this cannot tell
+is whether CUDA's own kernels do what the CPU's do."""
+
+import contextlib
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-import run
+import model as model_file
 import train_crpo
 from model import PRESETS, init_model
 from sampler import generate
@@ -18,6 +22,7 @@ TINY = replace(PRESETS["tiny"], vocab_size=96, hidden_size=32, intermediate_size
 THERE = torch.device("meta")  # any device but the CPU would do; this one every build of torch knows
 INDEXED = ("aten.index.Tensor", "aten.index_put.default", "aten.index_put_.default")  # by indices from the CPU too
 MOVES = ("aten._to_copy.default", "aten.copy_.default")
+LOOKS = ("aten._local_scalar_dense.default", "aten.nonzero.default", "aten.bincount.default", "aten.equal.default")
 
 
 class There(torch.Tensor):
@@ -35,6 +40,7 @@ class There(torch.Tensor):
     is_cpu = False
 
     def tolist(self):
+        assert Graph.tape is None, "a look at values while a graph is recorded"
         return self.values.tolist()
 
     def __getitem__(self, index):
@@ -54,6 +60,8 @@ def compute(function, args, kwargs):
         here = []
     if there and here and name not in MOVES:
         raise ValueError(f"{name}: tensors here and there")
+    if Graph.tape is not None and (name in LOOKS or here and there):
+        raise ValueError(f"{name}: a look at values while a graph is recorded")
 
     def values(x):
         if isinstance(x, torch.device):
@@ -66,6 +74,11 @@ def compute(function, args, kwargs):
         result = torch.baddbmm(bias, a.float(), b.float(), **named)
     else:
         result = function(*given, **named)
+    if Graph.tape is not None and there:
+        Graph.tape.append((name, function, given, named, result))
+        for x in tree_leaves(result):  # recorded is not done: what is written anew holds nothing before it is played
+            if isinstance(x, torch.Tensor) and x.is_floating_point() and not function.is_view and "_." not in name:
+                x.fill_(torch.nan)
     device = kwargs.get("device")
     stays = device == THERE if device is not None else isinstance(args[0], There) if name in MOVES else bool(there)
     known = {id(x.values): x for x in there}  # what was changed in place is itself again
@@ -99,6 +112,31 @@ def on(device, model):
     return model
 
 
+class Graph:
+    """torch.cuda.CUDAGraph: replay() does the recorded operations again, each result into its old memory."""
+
+    tape, made = None, []  # of the graph that is being recorded; all graphs' numbers of replays
+
+    def __init__(self):
+        self.place = len(Graph.made)
+        Graph.made.append(0)
+
+    @contextlib.contextmanager
+    def record(self, capture_error_mode):
+        Graph.tape = self.operations = []
+        yield
+        Graph.tape = None
+
+    def replay(self):
+        Graph.made[self.place] += 1
+        for name, function, given, named, result in self.operations:
+            again = function(*given, **named) if name != "aten.baddbmm.dtype" else torch.baddbmm(
+                given[0], given[1].float(), given[2].float(), **named)
+            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
 def test_a_tensor_that_stayed_behind_is_found():
     with Elsewhere():
         x = torch.arange(3, device=THERE)
@@ -111,8 +149,12 @@ def test_a_tensor_that_stayed_behind_is_found():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["qwen2", "qwen3"])
-def test_a_step_elsewhere_is_the_step_here(dtype, name):
+def test_a_step_elsewhere_is_the_step_here(dtype, name, monkeypatch):
     """Sampling with everything that it can do, the reference pass and an update: the same numbers."""
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", Graph.record)
+    monkeypatch.setattr(model_file, "WINDOW", 4)
+    Graph.made = []
     prompts, eos = [[1, 2, 3, 4, 5], [7], [6, 8]], set(range(12))
     seeds = [[(i, g) for g in range(6)] for i in range(3)]
     config = train_crpo.Config(micro_tokens=40, checkpoint_layers=True)
@@ -135,5 +177,6 @@ def test_a_step_elsewhere_is_the_step_here(dtype, name):
                       [p.detach().values if device == THERE else p.detach() for p in policy.parameters()]))
     (ids, row, weights), (ids_there, row_there, weights_there) = found
     assert ids == ids_there and max(map(len, ids[-1])) == 12 and len(set(map(len, ids[-1]))) > 2
+    assert len(Graph.made) > 12 and max(Graph.made) == 3  # a window of four, the first of it without a graph
     assert row == pytest.approx(row_there, abs=1e-6) and row["grad_norm"] > 0
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(weights, weights_there, strict=True))
