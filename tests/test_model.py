@@ -211,12 +211,17 @@ def slow_logprobs(model, prompts, responses, temperature):
     return torch.cat(picked), torch.cat(entropy)
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-def test_small_groups_have_their_prompts_for_themselves(groups):
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_small_groups_have_their_prompts_for_themselves(groups, monkeypatch):
+    shared, decode = set(), Cache.decode
+    monkeypatch.setattr(Cache, "decode", lambda self, layer, qkv: shared.add(bool(self.prompt)) or decode(
+        self, layer, qkv))
     model = init_model(TINY).to(DEVICE)
     prompts = [[1, 2, 3, 4], [5], [6, 7]]
     alone = [[generate(model, [p], [[(i, g)]], 6, {99})[0][0] for g in range(groups)] for i, p in enumerate(prompts)]
+    shared.clear()
     together = generate(model, prompts, [[(i, g) for g in range(groups)] for i in range(3)], 6, {99})
+    assert shared == {groups > 2}
     assert [[r.ids for r in group] for group in together] == [[r.ids for r in group] for group in alone]
 
 

@@ -34,7 +34,11 @@ def test_a_rollout_depends_on_its_seed_and_prompt_only(model, monkeypatch):
     expected = [[r.ids for r in g] for g in together]
     assert [[r.ids for r in g] for g in generate(model, PROMPTS, SEEDS, 30, EOS, max_rows=4)] == expected
     monkeypatch.setattr(sampler, "PREFILL_TOKENS", 1)  # prompts pass through the model one by one
+    passed = []
+    hook = model.register_forward_pre_hook(lambda _, args: passed.append(len(args[0])))
     assert [[r.ids for r in g] for g in generate(model, PROMPTS, SEEDS, 30, EOS)] == expected
+    hook.remove()
+    assert passed == [1] * len(PROMPTS)
 
 
 def test_other_seeds_give_other_rollouts(model):
