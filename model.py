@@ -25,6 +25,10 @@ from torch.utils.checkpoint import checkpoint
 
 from linear import Linear, linear
 
+# cuDNN's attention, which torch prefers on an H100 and later, gives NaN gradients with a mask at some lengths
+# (pytorch#196678) and builds a plan for every new shape, which is nearly every micro-batch.
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 # Logits that may exist at once while log-probabilities are computed: 2^26 float32 values are 256 MiB.
 LOGITS_AT_ONCE = 2**26
 TOKENS_AT_ONCE = 256  # where all may exist, they are still made by so many tokens: those stay in a CPU's cache
@@ -133,14 +137,17 @@ class Cache:
 
     def fork(self, owner, slots):
         """Make room for `slots` tokens of each response. owner: [N] ascending, whose prompt it answers."""
+        slots += -slots % self.window
         self.response = [self._slots(x, len(owner), slots) for x in self.prompt]
         self.ahead = self.lengths.new_full((1, 1, slots), -torch.inf, dtype=torch.float32)
         self._group(owner)
 
     def _slots(self, like, rows, slots):
-        """Room for keys and values. What is looked at before it is written must be finite: zeros."""
-        make = like.new_zeros if self.window > 1 else like.new_empty
-        return make(*like.shape[:2], rows, slots, like.shape[-1])
+        """Room for keys and values. What is looked at before it is written must be finite."""
+        room = like.new_empty(*like.shape[:2], rows, slots, like.shape[-1])
+        if self.window > 1:
+            room[..., self.length:, :] = 0
+        return room
 
     def _group(self, owner):
         """Drop prompts without a response. The rest are shared by place in a group, or copied to their few rows."""
@@ -303,8 +310,10 @@ class Packed:
             # The heads that share a key head stand as its queries, so that no key is repeated.
             asked = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
             if self.bias is None:
-                repeats = q.shape[1] // k.shape[1]
-                self.bias = torch.where(self.mask, 0.0, -torch.inf).to(q.dtype).repeat(1, 1, repeats, 1)
+                repeats, keys = q.shape[1] // k.shape[1], k.shape[2]
+                bias = torch.where(self.mask, 0.0, -torch.inf).to(q.dtype).repeat(1, 1, repeats, 1)
+                # CUDA's kernel reads rows 16 bytes at a time, and would copy the bias in each layer to let it
+                self.bias = F.pad(bias, (0, -keys % 16))[..., :keys]
             out.append(F.scaled_dot_product_attention(asked, k, v, attn_mask=self.bias).reshape(q.shape))
         out = [x.transpose(1, 2).flatten(0, 1) for x in out]
         out.append(out[0].new_zeros(1, *out[0].shape[1:]))

@@ -50,7 +50,7 @@ def option(default, help, **metadata):
 
 def dtype_option():
     """The field `dtype` of a script's configuration, for start()."""
-    return option("", "what is computed in; none: bfloat16 on CUDA, float32 on the CPU. Trained weights are float32",
+    return option("", "computed in; none: bfloat16 on a GPU that has it, else float32. Trained weights are float32",
                   choices=["", "bfloat16", "float32"])
 
 
@@ -126,7 +126,7 @@ class Processes:
 def start(shard_within=0, dtype=""):
     """Join the process group that torchrun describes, or make one of a single process. -> Processes
 
-    dtype: name of what is computed in; none: bfloat16 on CUDA, float32 on the CPU.
+    dtype: name of what is computed in; none: bfloat16 on a GPU that has it (Ampere and later), else float32.
 
     shard_within: neighbouring processes that share one copy of the weights, 0 is all. If fewer than all, the mesh has
     two dimensions, copies and shards of a copy, and only gradients pass between the copies.
@@ -154,7 +154,8 @@ def start(shard_within=0, dtype=""):
         raise ValueError(f"--shard-within {shard_within} does not divide the {world} processes")
     shape, names = ((world // shards, shards), ("copies", "shards")) if shards < world else ((world,), ("shards",))
     mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
-    dtype = getattr(torch, dtype or ("bfloat16" if cuda else "float32"))
+    half = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    dtype = getattr(torch, dtype or ("bfloat16" if half else "float32"))
     return Processes(dist.get_rank(), world, device, mesh, dtype)
 
 

@@ -131,11 +131,12 @@ class Step:
 
         On CUDA the some thousand operations of a token are recorded once and then launched as one, a CUDA graph, for as
         long as the cache's tensors stay: that is until it is compacted, or its window grows. The first token goes
-        without, as the libraries prepare themselves at a first call. What is returned is overwritten by the next call.
+        without, as the libraries prepare themselves at a first call; by then the graph before is gone, whose memory
+        torch would take from the next one's. What is returned is overwritten by the next call.
         """
         fresh = cache.open()
         if fresh or not token.is_cuda:
-            self.graph = None
+            self.graph = self.logits = None
             return self.run(token, positions, cache)
         if self.graph is None:
             self.graph, self.token, self.positions = torch.cuda.CUDAGraph(), token.clone(), positions.clone()
@@ -185,11 +186,12 @@ def generate(model, prompts, seeds, max_new_tokens, eos_ids, temperature=1.0, to
 
 @torch.inference_mode()
 def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p, top_k):
-    model = step.model
+    model, step.graph, step.logits = step.model, None, None  # of the batch before: free their memory
     device = model.model.embed_tokens.weight.device
     lengths = torch.tensor([len(p) for p in prompts], device=device)
     ids = pad_sequence([torch.tensor(p) for p in prompts], batch_first=True)
     cache = Cache(lengths)
+    ids = F.pad(ids, (0, -ids.shape[1] % min(cache.window, 8)))  # on CUDA to 16 bytes, which its products read at once
     size = max(1, PREFILL_TOKENS // ids.shape[1])
     logits = torch.cat([model(part.to(device), attend=cache.prefill, last=last)
                         for part, last in zip(ids.split(size), (lengths - 1).split(size))])  # [B, V]

@@ -225,7 +225,8 @@ def test_small_groups_have_their_prompts_for_themselves(groups, monkeypatch):
     assert [[r.ids for r in group] for group in together] == [[r.ids for r in group] for group in alone]
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN")
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512")
+                    or not torch.backends.mkldnn.is_available(), reason="a processor or a torch without oneDNN")
 @pytest.mark.parametrize("rows, inner, outer, bias",
                          [((130,), 24, 8, True), ((2, 65), 8, 24, False), ((1,), 8, 8, True)])
 def test_the_product_is_torchs(rows, inner, outer, bias, monkeypatch):
