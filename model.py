@@ -21,6 +21,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from linear import Linear, linear
@@ -69,15 +70,10 @@ PRESETS = {
 }
 
 
-class RMSNorm(nn.Module):
-    def __init__(self, size, eps):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
+class RMSNorm(nn.RMSNorm):
     def forward(self, x):
         # computed in float32, and the weight after rounding to x's dtype, as Hugging Face does
-        return self.weight * F.rms_norm(x, x.shape[-1:], eps=self.eps)
+        return self.weight * F.rms_norm(x, self.normalized_shape, eps=self.eps)
 
 
 def rotary(positions, head_dim, theta, dtype):
@@ -255,44 +251,39 @@ class Packed:
 
     prompts, responses: N lists of token ids each, none empty. A response's last token is predicted, never fed.
     ids, positions: [1, n]; source, labels: [m] the places whose hidden states predict the response tokens, and those
-    tokens, response by response in the order given; lengths: of the responses. At the end of all four stand one to
-    WHOLE zeros, and what comes of them is dropped.
+    tokens, response by response in the order given; count: m. At the end of all four stand one to WHOLE zeros, and what
+    comes of them is dropped.
     """
 
     def __init__(self, prompts, responses, device):
         index = {}
         owner = [index.setdefault(tuple(p), len(index)) for p in prompts]
-        self.lengths = [len(r) for r in responses]
         pieces = [*index, *(r[:-1] for r in responses)]
-        owner, sizes, lengths = (torch.tensor(x) for x in (owner, [len(x) for x in pieces], self.lengths))
-        starts = sizes.cumsum(0) - sizes
-        n = len(index)
-        first = torch.cat((torch.zeros_like(starts[:n]), sizes[owner]))  # the position of a piece's first token
-        positions = torch.arange(int(sizes.sum())) - (starts - first).repeat_interleave(sizes)
-        within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-        last = (starts + sizes - 1)[owner].repeat_interleave(lengths)  # of the prompt
-        source = torch.where(within == 0, last, starts[n:].repeat_interleave(lengths) + within - 1)
         ids = torch.tensor([t for piece in pieces for t in piece])
         labels = torch.tensor([t for r in responses for t in r])
+        parts = torch.arange(len(ids)).split([len(piece) for piece in pieces])  # where each piece stands
+        shared, own = parts[:len(index)], parts[len(index):]
+        first = [0] * len(index) + [len(shared[i]) for i in owner]  # the position of a piece's first token
+        positions = torch.cat([torch.arange(a, a + len(part)) for a, part in zip(first, parts)])
+        source = torch.cat([x for i, part in zip(owner, own) for x in (shared[i][-1:], part)])
         ids, positions, self.source, self.labels = (F.pad(x, (0, WHOLE - len(x) % WHOLE)).to(device)
                                                     for x in (ids, positions, source, labels))
-        self.ids, self.positions, self.owner = ids[None], positions[None], owner.to(device)
+        self.ids, self.positions, self.owner = ids[None], positions[None], torch.tensor(owner, device=device)
+        self.count = len(labels)
 
         # For attention: all prompts [B, P] and all responses [N, T], padded with the row's last place, and that place.
-        spare, places = len(ids) - 1, []
-        for start, size in ((starts[:n], sizes[:n]), (starts[n:], sizes[n:])):
-            slot = torch.arange(int(size.max()))
-            places.append(torch.where(slot < size[:, None], start[:, None] + slot, spare))
+        spare = len(ids) - 1
+        places = [pad_sequence(x, batch_first=True, padding_value=spare) for x in (shared, own)]
         self.shapes = [x.shape for x in places]
+        seen = (places[0] < spare)[owner].to(device)  # [N, P]
         places = torch.cat([*(x.flatten() for x in places), torch.tensor([spare])])
         back = torch.full((len(ids),), len(places) - 1)
         real = (places < spare).nonzero().squeeze(-1)
         back[places[real]] = real
         self.places, self.back = places.to(device), back.to(device)
-        (_, longest), (_, t) = self.shapes
-        seen = (torch.arange(longest) < sizes[:n, None])[owner].to(device)  # [N, P]
-        own = torch.ones(t, t, dtype=torch.bool, device=device).tril()
-        self.mask = torch.cat((seen[:, None].expand(-1, t, -1), own.expand(len(owner), -1, -1)), -1)[:, None]
+        t = self.shapes[1][1]
+        past = torch.ones(t, t, dtype=torch.bool, device=device).tril()
+        self.mask = torch.cat((seen[:, None].expand(-1, t, -1), past.expand(len(owner), -1, -1)), -1)[:, None]
         self.bias = None  # the mask as attention reads it, the same for all layers
 
     def attend(self, layer, q, k, v):
@@ -418,9 +409,7 @@ class Decoder(nn.Module):
     def head(self):
         return (self.model.embed_tokens if self.config.tie_word_embeddings else self.lm_head).weight
 
-    def _hidden(self, ids, positions=None, attend=None):
-        if positions is None:
-            positions = torch.arange(ids.shape[1], device=ids.device)[None]
+    def _hidden(self, ids, positions, attend):
         x = self.model.embed_tokens(ids)  # [N, T, D]
         cos, sin = rotary(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
         for i, layer in enumerate(self.model.layers):
@@ -430,13 +419,13 @@ class Decoder(nn.Module):
             x = forward(x, cos, sin, attention)
         return self.model.norm(x)
 
-    def forward(self, ids, positions=None, attend=None, last=None):
-        """Logits [N, T, V] of ids [N, T]. Positions count from 0 in each row unless given ([N, T]).
+    def forward(self, ids, attend=None, last=None):
+        """Logits [N, T, V] of ids [N, T].
 
         attend: (layer, q, k, v) -> attention of a layer, in place of causal; padding then belongs on the right, where
         nothing sees it. last: [N] indices; then only those places' logits, [N, V].
         """
-        hidden = self._hidden(ids, positions, attend)
+        hidden = self._hidden(ids, torch.arange(ids.shape[1], device=ids.device)[None], attend)
         if last is not None:
             hidden = hidden[torch.arange(len(last), device=last.device), last]
         return linear(hidden, self.head)
@@ -464,9 +453,8 @@ class Decoder(nn.Module):
         else:
             size = TOKENS_AT_ONCE
         chunks = [chunk_logprobs(h, l) for h, l in zip(hidden.split(size), packed.labels.split(size))]
-        count = sum(packed.lengths)  # cloned below: FSDP's hooks may be lost on a view
-        logprob, of_p = (torch.cat(x)[:count].clone() if x[0] is not None else None for x in zip(*chunks))
-        return logprob, of_p
+        # cloned, as FSDP's hooks may be lost on a view
+        return tuple(torch.cat(x)[:packed.count].clone() if x[0] is not None else None for x in zip(*chunks))
 
 
 def init_model(config, seed=0):
