@@ -248,7 +248,7 @@ class Case:
         for place, finding in enumerate(self.findings):
             for word in finding.words | finding.numbers:
                 self.index.setdefault(word, []).append(place)
-            for word in finding.words - UNITS if finding.numbers else ():
+            for word in finding.words - UNITS:
                 self.values.setdefault(word, set()).update(finding.numbers)
         self.line = as_line(tokens_of(stem[:READ]))
         self.options = {letter: as_line(tokens_of(text[:READ])) for letter, text in options}
@@ -256,7 +256,7 @@ class Case:
         self.names = [(name, letter) for letter, text in self.options.items()
                       for name in (f" {letter}) ", f" option {letter.lower()} ", text) if len(name) > 3]
         used = Counter(word for text in self.options.values() for word in set(text.split()))
-        self.words, self.option_words = frozenset(self.line.split()), used.keys() - STOP
+        self.words, self.option_words = frozenset(self.line.split()), used.keys()
         self.known = self.words | self.option_words
         # a word of one option alone, and not of the stem -> its letter
         self.short_names = {word: letter for letter, text in self.options.items() for word in text.split()
@@ -354,14 +354,11 @@ def is_copy(conclusion, dx, case):
     stream, words = [t for sentence in dx for t in sentence], [t for sentence in conclusion for t in sentence]
     run = min(COPIED_RUN, len(words))
     runs = {tuple(stream[i:i + run]) for i in range(len(stream) - run + 1)}
-    copied = set()  # places in words
-    for start, sentence in zip(accumulate(map(len, conclusion), initial=0), conclusion):
-        if len(sentence) >= 4 and tuple(sentence) in theirs:
-            copied.update(range(start, start + len(sentence)))
-    for start in range(len(words) - run + 1):
-        if tuple(words[start:start + run]) in runs and not quoted.issuperset(words[start:start + run]):
-            copied.update(range(start, start + run))
-    return 2 * len(copied) > len(words)
+    ends = accumulate(map(len, conclusion))  # in words
+    copied = [range(end - len(s), end) for end, s in zip(ends, conclusion) if len(s) >= 4 and tuple(s) in theirs]
+    copied += [range(i, i + run) for i in range(len(words) - run + 1)
+               if tuple(words[i:i + run]) in runs and not quoted.issuperset(words[i:i + run])]
+    return 2 * len(set().union(*copied)) > len(words)
 
 
 def phrases_of(said, case, chosen):
@@ -520,10 +517,8 @@ def rejection_reason(sentence, letter, case):
     found = mentions(words, case)
     if any(denied != case.findings[f].negated for f, (_, denied) in found.items()):
         return frozenset()
-    used = {p for positions, _ in found.values() for p in positions}
-    rest = {w for p, w in enumerate(words) if p not in used} - EMPTY
     lacking = not LACKING.isdisjoint(words) or any(f" not {word} " in line for word in NOT_SEEN)
-    return frozenset(case.findings[f].text for f in found) or frozenset(rest if lacking else ())
+    return frozenset(case.findings[f].text for f in found) or frozenset(words if lacking else ()) - EMPTY
 
 
 def refusals(response, question, short=False):
