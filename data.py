@@ -24,16 +24,12 @@ import tokenizers
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 PROMPTS = {
-    "crpo": (
-        "You are a careful physician. Answer with <dx> first, then <conclusion>, and write nothing outside of them. "
-        "Inside <dx>, write System 1: your first impression, then System 2: your analysis, step by step, of which "
-        "findings of this case support which option and why the other options are rejected. Inside <conclusion>, "
-        "repeat the decisive findings and give the letter of your answer as \\boxed{letter}."
-    ),
-    "grpo": (
-        "You are a careful physician. Think inside <think> </think>, then answer inside <answer> </answer>, and write "
-        "nothing outside of them. Give the letter of your answer as \\boxed{letter}."
-    ),
+    "crpo": "You are a careful physician. Answer with <dx> first, then <conclusion>, and write nothing outside of "
+            "them. Inside <dx>, write System 1: your first impression, then System 2: your analysis, step by step, of "
+            "which findings of this case support which option and why the other options are rejected. Inside "
+            "<conclusion>, repeat the decisive findings and give the letter of your answer as \\boxed{letter}.",
+    "grpo": "You are a careful physician. Think inside <think> </think>, then answer inside <answer> </answer>, and "
+            "write nothing outside of them. Give the letter of your answer as \\boxed{letter}.",
 }
 PROMPTS["grounded"] = PROMPTS["crpo"]
 
@@ -206,20 +202,19 @@ def _load(path, skip_bad_rows, mcqa_zero_based, responses):
             lines = file.read().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
-    good, bad, first, seen = [], 0, {}, set()
+    good, bad, first = {}, 0, {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = _decode(line)
             question = parse_row(row, number, mcqa_zero_based)
-            record = (question, *(_response(row) if responses else (None, None)))
+            key = (question.id, *(_response(row) if responses else (None, None)))
             asked = (question.stem, question.options, question.answer)
             earlier, same = first.setdefault(question.id, (number, asked))
-            if asked != same or (question.id, *record[1:]) in seen:
+            if asked != same or key in good:
                 raise DataError(f"field id: {question.id[:60]!r} stands in line {earlier} already; rename one")
-            seen.add((question.id, *record[1:]))
-            good.append(record)
+            good[key] = (question, *key[1:])
         except DataError as error:
             message = f"{path}:{number}: {error}"
             if isinstance(error, CountingError):
@@ -232,7 +227,7 @@ def _load(path, skip_bad_rows, mcqa_zero_based, responses):
         print(f"{path}: skipped {bad} bad rows, kept {len(good)}", file=sys.stderr)
     if not good:
         raise DataError(f"{path}: holds no usable row")
-    return good
+    return list(good.values())
 
 
 def load_questions(path, skip_bad_rows=False, mcqa_zero_based=False):
@@ -252,11 +247,10 @@ def load_responses(path, skip_bad_rows=False):
 
 def _token_ids(path, size):
     """{"eos_token_id": [ids], "pad_token_id": [id]} as far as a model's configuration file names them."""
-    if not path.exists():
-        return {}
     found = {}
     try:
-        for name, value in _kept(_decode(path.read_bytes()), "eos_token_id", "pad_token_id").items():
+        raw = _decode(path.read_bytes()) if path.exists() else {}
+        for name, value in _kept(raw, "eos_token_id", "pad_token_id").items():
             found[name] = value if isinstance(value, list) else [value]
             if not found[name] or not all(type(i) is int and 0 <= i < size for i in found[name]):
                 raise DataError(f"{name}: {reprlib.repr(value)} is no id of a tokenizer of {size} tokens")
