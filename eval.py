@@ -59,12 +59,8 @@ class Config:
 
 def wilson(right, n, z=1.96):
     """The 95% score interval (Wilson 1927) of a proportion right / n -> (low, high). `right` may be fractional."""
-    if n == 0:
-        return 0.0, 1.0
-    p = right / n
-    centre = p + z * z / (2 * n)
-    margin = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, (centre - margin) / (1 + z * z / n)), min(1.0, (centre + margin) / (1 + z * z / n))
+    centre, margin = right + z * z / 2, z * math.sqrt(right * (n - right) / max(n, 1) + z * z / 4)
+    return max(0.0, (centre - margin) / (n + z * z)), min(1.0, (centre + margin) / (n + z * z))
 
 
 def majority(answers):
@@ -122,12 +118,12 @@ def aggregate(rows, weights):
     table |= {"majority": voted / max(n, 1), "majority_interval": wilson(voted, n)}
     votes = max(map(len, tried), default=1)
     if votes > 1:
-        for k in sorted({2**i for i in range(votes.bit_length()) if 2**i <= votes} | {votes}):
+        for k in sorted({2**i for i in range(votes.bit_length())} | {votes}):
             table[f"pass@{k}"] = sum(pass_at(k, votes, hit) for hit in hits) / n
         table["agreement"] = sum(agreement([r["answer"] for r in group]) for group in tried) / n
     table["answered"] = sum(sum(r["answer"] is not None for r in group) / len(group) for group in tried) / max(n, 1)
     if responses:
-        table["reward"] = sum(rewards.total({k: r[k] for k in weights}, weights) for r in responses) / len(responses)
+        table["reward"] = sum(rewards.total(r, weights) for r in responses) / len(responses)
         cited = sum(r["citations"] for r in responses)
         table["hallucination_share"] = sum(r["hallucination"] for r in responses) / max(cited, 1)
         for name in [name for name in responses[0] if name not in ("text", "answer", "accuracy")]:
