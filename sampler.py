@@ -186,8 +186,8 @@ def generate(model, prompts, seeds, max_new_tokens, eos_ids, temperature=1.0, to
 
 @torch.inference_mode()
 def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p, top_k):
-    model, step.graph, step.logits = step.model, None, None  # of the batch before: free their memory
-    device = model.model.embed_tokens.weight.device
+    model, device = step.model, step.model.head.device
+    step.graph = step.logits = None  # of the batch before: free their memory
     lengths = torch.tensor([len(p) for p in prompts], device=device)
     ids = pad_sequence([torch.tensor(p) for p in prompts], batch_first=True)
     cache = Cache(lengths)
