@@ -25,7 +25,6 @@ import math
 import re
 import time
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -96,14 +95,12 @@ class Config:
 
 
 # What the paper and its released code publish (PAPER.md). Rollouts in flight and micro-batches are ours, for 48 GB.
-PRESETS = {
-    "paper": dict(
-        steps=0, epochs=20.0, prompts=512, group=5, minibatches=32, micro_tokens=8192, checkpoint_layers=True,
-        temperature=1.0, max_prompt_tokens=1024, max_new_tokens=4096, max_rows=80, lr=1e-6, weight_decay=0.01,
-        clip=0.2, grad_clip=1.0, beta=0.001, entropy_bonus=0.001,
-        objective="crpo", advantage="sum", floor=0.0, noise=0.0, target_kl=0.0,
-    ),
-}
+PRESETS = {"paper": dict(
+    steps=0, epochs=20.0, prompts=512, group=5, minibatches=32, micro_tokens=8192, checkpoint_layers=True,
+    temperature=1.0, max_prompt_tokens=1024, max_new_tokens=4096, max_rows=80, lr=1e-6, weight_decay=0.01,
+    clip=0.2, grad_clip=1.0, beta=0.001, entropy_bonus=0.001,
+    objective="crpo", advantage="sum", floor=0.0, noise=0.0, target_kl=0.0,
+)}
 BETA_RANGE = (1e-4, 0.1)  # of a steered beta; above, the few tokens of a huge log-ratio would drown the rewards
 UPDATE_METRICS = ("loss", "entropy", "clipped", "logprob_gap", "grad_norm")
 EMPTY = [([0], Rollout([0], [0.0], True))]  # what a process that has no rows left passes through a sharded model
@@ -189,16 +186,15 @@ def micro_batches(batch, limit):
     groups = {}
     for n, (prompt, rollout) in enumerate(batch):
         groups.setdefault(tuple(prompt), []).append((len(rollout.ids), n))
-    ordered = sorted(map(sorted, groups.values()), key=lambda group: group[-1][0])
-    parts, size, before = [], 0, None
-    for _, n in chain(*ordered):
-        prompt, rollout = batch[n]
-        cost = len(rollout.ids) + len(prompt) * (prompt != before)
-        if not parts or size + cost > limit:
-            parts.append([])
-            size, cost = 0, len(rollout.ids) + len(prompt)
-        parts[-1].append(n)
-        size, before = size + cost, prompt
+    parts, size = [], math.inf  # so that the first row opens a part
+    for prompt, group in sorted(groups.items(), key=lambda item: max(item[1])[0]):
+        once = len(prompt)
+        for length, n in sorted(group):
+            if size + once + length > limit:
+                parts.append([])
+                size, once = 0, len(prompt)
+            parts[-1].append(n)
+            size, once = size + once + length, 0
     return parts
 
 
@@ -325,8 +321,8 @@ def main(config):
         scores = [[rewards.score(text, q) for text in group] for group, q in zip(texts, questions)]
         answered = sum(rewards.extract_answer(text, q.options) is not None
                        for group, q in zip(texts, questions) for text in group)
-        reward = [[[s[name] for name in rewards.OBJECTIVES] for s in group] for group in scores]
-        reward = torch.tensor(reward, dtype=torch.float64)  # [b, G, M]; float32 would give ties a spread of 1e-7
+        # float32 would give ties a spread of 1e-7
+        reward = torch.tensor([[list(s.values()) for s in group] for group in scores], dtype=torch.float64)  # [b, G, M]
         total = (reward * weight).sum(-1)  # [b, G]
         advantage, parts = advantages(reward, weight, scale, config.advantage, config.floor, config.noise)
         clock.append(time.perf_counter())
