@@ -339,8 +339,9 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
     sampler's copy. Then the larger of the two phases, which do not overlap. Sampling: the cache of rows in flight.
     Training: activations kept for the backward pass; attention's mask; the layer that is gathered, and the embedding
     with its gradient (one process copies them all the same); one chunk of logits, as probabilities, and of those
-    in passing their logarithms and a product of both. Not counted, as small: a CPU's packed weights of the sampler, and
-    what fills a pass up to a multiple of WHOLE tokens.
+    in passing their logarithms and a product of both. Not counted, as small: a CPU's packed weights of the sampler,
+    what fills a pass up to a multiple of WHOLE tokens, and on CUDA what fills the cache up to WINDOW slots a row, and a
+    graph's memory, which is a decode step's.
     """
     c, size = config, 2 if half else 4
     weights = body_size(c) + c.vocab_size * c.hidden_size * (1 if c.tie_word_embeddings else 2)
@@ -446,7 +447,7 @@ def main():
     parser.add_argument("--preset", choices=list(PRESETS), default="tiny", help="shape; weights are random")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="what is computed in, by the peer too; none: "
-                        "bfloat16 on CUDA, float32 on the CPU")
+                        "bfloat16 on CUDA, float32 on the CPU (plan: always bfloat16)")
     parser.add_argument("--peer", choices=list(LIBRARIES), help="beside whom: hf for sampler, trl for step")
     parser.add_argument("--json", help="write the numbers into this file as well")
     parser.add_argument("--prompts", type=int, default=8)

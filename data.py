@@ -8,7 +8,8 @@ A row is recognised by its fields, whatever the file is called:
     our own      stem, options {A..}, answer, and for cold starts response and objective
 
 A bad row is an error that names file, line and field. Nothing is repaired, cut or skipped in silence: text stays as
-published but for the white space around it.
+published but for the white space around it, the list of choices that MedXpertQA prints after its question, and
+MedMCQA's explanation, which gives the answer away.
 """
 
 import gzip

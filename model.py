@@ -33,7 +33,7 @@ torch.backends.cuda.enable_cudnn_sdp(False)
 # Logits that may exist at once while log-probabilities are computed: 2^26 float32 values are 256 MiB.
 LOGITS_AT_ONCE = 2**26
 TOKENS_AT_ONCE = 256  # where all may exist, they are still made by so many tokens: those stay in a CPU's cache
-WINDOW = 128  # on CUDA decoding looks at a multiple of so many slots, as its operations are recorded by shape
+WINDOW = 128  # on CUDA decoding looks at a multiple of so many slots, or all, as its operations are recorded by shape
 WHOLE = 128  # a training pass takes a multiple of so many tokens, as products are compiled by shape (linear.py)
 
 
@@ -79,10 +79,10 @@ class RMSNorm(nn.RMSNorm):
 def rotary(positions, head_dim, theta, dtype):
     """Cosines and sines of rotary positions (Su et al. 2021), both halves of a head alike as Hugging Face lays it out.
 
-    positions: [B or 1, T] -> cos, sin: [B or 1, 1, T, Dh] in `dtype`, computed in float32.
+    positions: [1, T] -> cos, sin: [1, 1, T, Dh] in `dtype`, computed in float32.
     """
     frequency = theta ** -(torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
-    angle = positions[:, None, :, None].float() * frequency  # [B, 1, T, Dh/2]
+    angle = positions[:, None, :, None].float() * frequency  # [1, 1, T, Dh/2]
     angle = torch.cat((angle, angle), dim=-1)
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
@@ -112,9 +112,10 @@ class Cache:
     A prompt's stand once for its whole group: `prompt`, of each layer keys and values [2, Hk, B, P, Dh], right-padded
     with `lengths` [B] in use; `response`, [2, Hk, N, S, Dh] with `length` of S slots written. Heads come first, so that
     the same queries are a batch of rows and a batch of groups without a copy. Where no more than two rows a prompt are
-    left, sharing no longer pays: each row gets its prompt's before its own in `response`, and `prompt` is empty.
-    Of the response's slots decode() looks at the first `end`; `ahead` hides those not written, as `hidden` the padding.
-    Use: prefill, fork; then for every token open, decode in each layer, and keep.
+    left on average, sharing no longer pays: each row gets its prompt's before its own in `response`, and `prompt` is
+    empty. decode() writes to `slot` and looks at the first `end` slots, which grow by `window`. `hidden` hides padding,
+    `ahead` the slots not written, and the padding that came before them.
+    Use: prefill, fork; then for every token open and decode in each layer; between tokens keep, where rows retire.
     """
 
     def __init__(self, lengths):
@@ -186,7 +187,7 @@ class Cache:
         self.end = 0
 
     def open(self):
-        """Make room for one token a response. -> whether decode() will meet other tensors than at the token before."""
+        """Begin the next slot of every response. -> whether decode() will meet other tensors than before."""
         self.ahead[..., self.length] = 0
         self.slot.fill_(self.length)
         self.length += 1
@@ -251,8 +252,8 @@ class Packed:
 
     prompts, responses: N lists of token ids each, none empty. A response's last token is predicted, never fed.
     ids, positions: [1, n]; source, labels: [m] the places whose hidden states predict the response tokens, and those
-    tokens, response by response in the order given; count: m. At the end of all four stand one to WHOLE zeros, and what
-    comes of them is dropped.
+    tokens, response by response in the order given; count: m. At the end of all four stand one to WHOLE zeros more, and
+    what comes of them is dropped.
     """
 
     def __init__(self, prompts, responses, device):
@@ -303,8 +304,8 @@ class Packed:
             if self.bias is None:
                 repeats, keys = q.shape[1] // k.shape[1], k.shape[2]
                 bias = torch.where(self.mask, 0.0, -torch.inf).to(q.dtype).repeat(1, 1, repeats, 1)
-                # CUDA's kernel reads rows 16 bytes at a time, and would copy the bias in each layer to let it
-                self.bias = F.pad(bias, (0, -keys % 16))[..., :keys]
+                # torch wants rows a multiple of 8 elements apart on CUDA, and would copy the bias in each layer
+                self.bias = F.pad(bias, (0, -keys % 8))[..., :keys]
             out.append(F.scaled_dot_product_attention(asked, k, v, attn_mask=self.bias).reshape(q.shape))
         out = [x.transpose(1, 2).flatten(0, 1) for x in out]
         out.append(out[0].new_zeros(1, *out[0].shape[1:]))
@@ -433,11 +434,12 @@ class Decoder(nn.Module):
     def token_logprobs(self, packed, temperature=1.0, entropy=True, entropy_grad=False):
         """Log-probability of each response token given the tokens before it, and the entropy it was drawn from.
 
-        packed: Packed, m response tokens. -> logprob, entropy: [m] float32, of softmax(logits / temperature). Chunks of
-        the vocabulary projection are recomputed in the backward pass, so that no more than LOGITS_AT_ONCE logits exist
-        at a time. Without `entropy` that is None; gradients flow through it only with entropy_grad.
+        packed: Packed, m response tokens. -> logprob, entropy: [m] float32, of softmax(logits / temperature). Without
+        `entropy` that is None; gradients flow through it only with entropy_grad. Where more than LOGITS_AT_ONCE logits
+        would exist, chunks of the vocabulary projection are recomputed in the backward pass.
         """
-        hidden = self._hidden(packed.ids, packed.positions, packed.attend)[0].index_select(0, packed.source)  # [m, D]
+        # [m and padding, D]
+        hidden = self._hidden(packed.ids, packed.positions, packed.attend)[0].index_select(0, packed.source)
 
         def chunk_logprobs(hidden, labels):
             logits = linear(hidden, self.head).float()  # [c, V]

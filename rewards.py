@@ -77,7 +77,7 @@ def box_letter(content, options):
 
 
 def extract_answer(response, options):
-    r"""The letter the response answers with, or None (PAPER.md, "Our reading"). One extractor for every arm.
+    r"""The letter the response answers with, or None (our reading of the paper). One extractor for every arm.
 
     The letter in \boxed{} inside a closed <conclusion> (or, for the grpo arm, <answer>) block. Every box of the
     response, wherever it stands, must name the same option; a box that names none is a disagreement.
@@ -384,7 +384,7 @@ def cross_references(response, question, dx, conclusion):
 def clinical(response, question):
     """Clinical reasoning, r_CR of Eq 4: 0, 1 for the form, 1.5 if the conclusion cross-references dx as well.
 
-    Form (PAPER.md, "Our reading"): <dx>System 1: ... System 2: ...</dx><conclusion>...</conclusion>, nothing outside.
+    Form (our reading of the paper): <dx>System 1: ... System 2: ...</dx><conclusion>...</conclusion>, nothing outside.
     """
     dx, conclusion = framed(response, "dx", "conclusion")
     if not (has_systems(dx) and has_content(conclusion, question.options)):
@@ -423,7 +423,7 @@ def is_visible(char, scripts):
 
 
 def is_effective(token, visible, scripts):
-    """Whether one token is in the question's script, a number, a unit or a medical symbol (PAPER.md, "Our reading").
+    """Whether one token is in the question's script, a number, a unit or a medical symbol (our reading of the paper).
 
     One character that is not `visible` spoils its token; so does a length over LONGEST_WORD. Punctuation alone is
     nothing. Two Greek letters may stand in a word: "TNF-α".

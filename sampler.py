@@ -1,8 +1,8 @@
 """Rollouts: G responses to each of B prompts, drawn with a key/value cache.
 
 The prompts of a batch are prefilled once each; their keys and values are held once for the rows of a group while those
-are more than two (model.Cache). Every decode step draws one token a row. A row that has drawn an EOS is retired, and
-the batch is compacted when enough rows are.
+are more than two on average (model.Cache). Every decode step draws one token a row. A row that has drawn an EOS is
+retired, and the batch is compacted when enough rows are.
 
 Each rollout owns a stream of uniform numbers, one a token, fixed by its seed before anything is drawn; a token is the
 inverse of the cumulative distribution at that number. So a rollout depends on its seed and prompt only, not on its
@@ -131,8 +131,8 @@ class Step:
 
         On CUDA the some thousand operations of a token are recorded once and then launched as one, a CUDA graph, for as
         long as the cache's tensors stay: that is until it is compacted, or its window grows. The first token goes
-        without, as the libraries prepare themselves at a first call; by then the graph before is gone, whose memory
-        torch would take from the next one's. What is returned is overwritten by the next call.
+        without, as the libraries prepare themselves at a first call; by then the graph before is gone, as it
+        must be: it takes the libraries' work space with it. What is returned is overwritten by the next call.
         """
         fresh = cache.open()
         if fresh or not token.is_cuda:
@@ -191,7 +191,7 @@ def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p,
     lengths = torch.tensor([len(p) for p in prompts], device=device)
     ids = pad_sequence([torch.tensor(p) for p in prompts], batch_first=True)
     cache = Cache(lengths)
-    ids = F.pad(ids, (0, -ids.shape[1] % min(cache.window, 8)))  # on CUDA to 16 bytes, which its products read at once
+    ids = F.pad(ids, (0, -ids.shape[1] % min(cache.window, 8)))  # CUDA's products read 8 at once
     size = max(1, PREFILL_TOKENS // ids.shape[1])
     logits = torch.cat([model(part.to(device), attend=cache.prefill, last=last)
                         for part, last in zip(ids.split(size), (lengths - 1).split(size))])  # [B, V]

@@ -94,7 +94,7 @@ class Config:
     entropy_bonus: float = option(-0.05, "weight of the entropy; below 0 a penalty, which sharpens the policy")
 
 
-# What the paper and its released code publish (PAPER.md). Rollouts in flight and micro-batches are ours, for 48 GB.
+# What the paper and its released code publish. Rollouts in flight and micro-batches are ours, for 48 GB.
 PRESETS = {"paper": dict(
     steps=0, epochs=20.0, prompts=512, group=5, minibatches=32, micro_tokens=8192, checkpoint_layers=True,
     temperature=1.0, max_prompt_tokens=1024, max_new_tokens=4096, max_rows=80, lr=1e-6, weight_decay=0.01,

@@ -4,8 +4,6 @@
 
 Data: JSON lines of a question and a `response` (data.py, the project's own format). The verifiers can filter them.
 A held-out part decides when to stop; the weights that did best on it are saved.
-
-Legend: N sequences, T tokens.
 """
 
 import math

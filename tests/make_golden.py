@@ -1,7 +1,7 @@
 """Makes tests/golden/: tiny random models saved by transformers, with its logits and greedy continuations.
 
 Needs transformers (5.23.0 made the committed files): `python tests/make_golden.py`. It also checks, where transformers
-is at hand, that a directory saved by model.py loads there with equal logits.
+is at hand, that a directory saved by checkpoint.py loads there with equal logits.
 """
 
 import sys
@@ -52,7 +52,7 @@ def main():
             theirs, report = AutoModelForCausalLM.from_pretrained(saved, dtype="float32", output_loading_info=True)
             assert not any(report.values()), report
             with torch.no_grad():
-                print(name, "saved by model.py, loaded there, differs by:", float((theirs(ids).logits - logits).abs().max()))
+                print(name, "saved by checkpoint.py, loaded there, differs by:", float((theirs(ids).logits - logits).abs().max()))
 
 
 if __name__ == "__main__":

@@ -706,7 +706,7 @@ def test_the_scores_do_not_depend_on_what_was_scored_before():
     assert [measures.measures(t, Q) for t in reversed(texts)] == first[::-1]
 
 
-# ---- Agreement with the clinic's exact audit (issue: rank correlation of at least 0.8) ---------------------------
+# ---- Agreement with the clinic's exact audit ----------------------------------------------------------------------
 
 
 def ranks(values):

@@ -24,7 +24,7 @@ def group(*totals):
     ((1, 0), (0.7071068, -0.7071068)),                                    # std = sqrt(1/2)
     ((3, 1, 2), (1, -1, 0)),                                              # std = 1
     ((10, 0, 0, 0, 0), (1.7888544, -0.4472136, -0.4472136, -0.4472136, -0.4472136)),
-    ((12, 12, 12, 12, 11.999), (0.4472136,) * 4 + (-1.7888544,)),         # PAPER.md, trap 3
+    ((12, 12, 12, 12, 11.999), (0.4472136,) * 4 + (-1.7888544,)),         # noise among ties
     ((11.9, 11.9, 11.9, 11.9, 11.9), (0,) * 5),
     ((0.1 + 0.2, 0.3, 0.3), (0, 0, 0)),                                   # a tie but for rounding
 ])
@@ -45,7 +45,7 @@ def test_advantages_weigh_objectives_and_keep_groups_apart():
 
 
 def test_one_consistency_of_0_998_among_right_answers():
-    """PAPER.md, trap 3: noise alone steers under Eq 3; under our default it is no difference at all."""
+    """Noise alone steers under Eq 3; under our default it is no difference at all."""
     reward = torch.tensor([[[1, 1.5, 1]] * 4 + [[1, 1.5, 0.998]]])
     paper, _ = advantages(reward, EQ4, RANGES)
     assert torch.allclose(paper[0], torch.tensor([0.4472136] * 4 + [-1.7888544]).double(), atol=1e-4)
