@@ -7,8 +7,7 @@
 
 Prompt, sampler and answer extractor are training's; the temperature is 1 unless said otherwise. Every rate is over all
 questions: an answer that cannot be read, a response that was cut and a prompt that did not fit are wrong answers, never
-left out.
-The eight measures are counted by rule (measures.py), where the paper asks a language model.
+left out. The eight measures are counted by rule (measures.py), where the paper asks a language model.
 
 Written to DIR/eval/: NAME.responses.jsonl (every response with its scores, as they are finished) and NAME.json
 (settings and table). The same command continues an interrupted evaluation; what other settings left is kept as

@@ -52,6 +52,10 @@ class There(torch.Tensor):
         return compute(function, args, kwargs or {})
 
 
+def in_float32(bias, a, b, alpha):
+    return torch.baddbmm(bias, a.float(), b.float(), alpha=alpha)
+
+
 def compute(function, args, kwargs):
     """function(*args, **kwargs) with the values; ValueError where tensors from here and there meet."""
     if function is not torch.ops.aten.scaled_dot_product_attention.default:  # by parts it would round otherwise
@@ -59,7 +63,8 @@ def compute(function, args, kwargs):
             parts = function.decompose(*args, **kwargs)
         if parts is not NotImplemented:
             return parts
-    name, tensors = str(function), [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    name, is_view = str(function), function.is_view
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     there = [x for x in tensors if isinstance(x, There)]
     here = [x for x in tensors if not isinstance(x, There) and x.dim()]
     if name in INDEXED and isinstance(args[0], There):
@@ -78,16 +83,14 @@ def compute(function, args, kwargs):
 
     given, named = tree_map(values, args), tree_map(values, kwargs)
     if name == "aten.baddbmm.dtype":  # the CPU has none
-        bias, a, b, _ = given
-        result = torch.baddbmm(bias, a.float(), b.float(), **named)
-    else:
-        result = function(*given, **named)
+        function, given = in_float32, given[:3]
+    result = function(*given, **named)
     if ".empty" in name or ".new_empty" in name:
         result.fill_(torch.nan if result.is_floating_point() else -2 ** 40)
     if Graph.tape is not None:
-        Graph.tape.append((name, function, given, named, result))
+        Graph.tape.append((function, given, named, result))
         for x in tree_leaves(result):  # recorded is not done: what is written anew holds nothing before it is played
-            if isinstance(x, torch.Tensor) and x.is_floating_point() and not function.is_view and "_." not in name:
+            if isinstance(x, torch.Tensor) and x.is_floating_point() and not is_view and "_." not in name:
                 x.fill_(torch.nan)
     device = kwargs.get("device")
     stays = device == THERE if device is not None else isinstance(args[0], There) if name in MOVES else bool(there)
@@ -134,15 +137,15 @@ class Graph:
     @contextlib.contextmanager
     def record(self, capture_error_mode):
         Graph.tape = self.operations = []
-        yield
-        Graph.tape = None
+        try:
+            yield
+        finally:
+            Graph.tape = None
 
     def replay(self):
         Graph.made[self.place] += 1
-        for name, function, given, named, result in self.operations:
-            again = function(*given, **named) if name != "aten.baddbmm.dtype" else torch.baddbmm(
-                given[0], given[1].float(), given[2].float(), **named)
-            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+        for function, given, named, result in self.operations:
+            for old, new in zip(tree_leaves(result), tree_leaves(function(*given, **named)), strict=True):
                 if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
                     old.copy_(new)
 
