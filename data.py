@@ -25,10 +25,10 @@ import tokenizers
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 PROMPTS = {
-    "crpo": "You are a careful physician. Answer with <dx> first, then <conclusion>, and write nothing outside of "
-            "them. Inside <dx>, write System 1: your first impression, then System 2: your analysis, step by step, of "
-            "which findings of this case support which option and why the other options are rejected. Inside "
-            "<conclusion>, repeat the decisive findings and give the letter of your answer as \\boxed{letter}.",
+    "crpo": "You are a careful physician. Answer in this form, and write nothing outside of it: <dx> System 1: your "
+            "first impression. System 2: your analysis, step by step, of which findings of this case support which "
+            "option and why the other options are rejected. </dx> <conclusion> The decisive findings again, and the "
+            "letter of your answer as \\boxed{letter}. </conclusion>",
     "grpo": "You are a careful physician. Think inside <think> </think>, then answer inside <answer> </answer>, and "
             "write nothing outside of them. Give the letter of your answer as \\boxed{letter}.",
 }

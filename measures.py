@@ -1,14 +1,19 @@
 """The evaluation's measures by rule: what a response is counted for, where rewards.py says what it is paid for.
 
 The paper has a language model count them (judge.py does). These are pure functions too, of linear time, and take any
-string. Citations and unsupported findings are those that grounding is paid by. rejections() is not paid, so it leans
-less to one side: a medical reason, which rules on words cannot check, counts here and earns nothing there.
+string. Nothing here is paid, so it may lean less to one side than rewards.py: a response is read in the words of its
+case (WORDINGS, and what its values are called), a finding may be named in part, and what draws the inference need not
+be a set phrase. tests/fixtures has 60 responses counted by hand to compare with.
 """
 
 import re
+from functools import lru_cache
+from itertools import takewhile
 
-from rewards import (APART, ATTRIBUTION, EMPTY, MARKUP, READ, as_line, case_of, citations, extract_answer,
-                     named_options, refusals, sentences, unsupported)
+import rewards
+from rewards import (APART, ATTRIBUTION, EMPTY, INFERENCE, MARKUP, PATIENT, READ, STOP, UNITS, as_line, case_of,
+                     denied_at, extract_answer, is_number, named_options, readings_of, refusals, root, sentences,
+                     tokens_of, word_set)
 
 CUE_LIMIT = 3  # how often one cue phrase counts as a behaviour
 BEHAVIOURS = {  # cue phrases, none across a line
@@ -24,6 +29,87 @@ BEHAVIOURS = {  # cue phrases, none across a line
         would expect to see""",
 }
 
+WORDINGS = [[tuple(tokens_of(phrase)) for phrase in line.split("|")] for line in """\
+dyspnea|shortness of breath|short of breath|breathless|breathlessness|difficulty breathing|trouble breathing
+fever|febrile|pyrexia
+vomiting|emesis|vomit|vomited
+itching|pruritus|pruritic|itchy|itch
+jaundice|icterus|icteric|scleral icterus|yellow skin|yellowing
+edema|swelling|swollen|oedema|puffiness|puffy
+diabetes mellitus|diabetes|diabetic
+hypertension|high blood pressure|hypertensive
+myocardial infarction|heart attack|mi
+jugular venous distention|jvd|distended neck veins|elevated jugular venous pressure|raised jugular venous pressure
+sleeps on three pillows|sleeps on two pillows|orthopnea
+hematemesis|vomiting blood|vomited blood
+melena|black stools|tarry stools|black tarry stools|dark stools
+hematochezia|bloody stools|rectal bleeding|blood in the stool
+hemoptysis|coughing up blood|coughing blood
+hematuria|blood in the urine|bloody urine|red blood cells|red cells
+dysuria|painful urination|pain on urination|burning on urination|burning with urination
+polyuria|frequent urination|urinary frequency
+polydipsia|increased thirst|excessive thirst
+neck stiffness|stiff neck|nuchal rigidity|neck rigidity|meningismus
+photophobia|sensitivity to light|light sensitivity
+syncope|fainted|fainting|passed out|loss of consciousness
+pale|pallor
+sweating|diaphoresis|diaphoretic|sweaty|sweats
+hair loss|alopecia
+fatigue|tired|tiredness|exhaustion
+dizziness|dizzy|lightheaded|lightheadedness
+palpitations|racing heart|heart racing
+confusion|confused|disoriented|altered mental status
+lethargic|lethargy|drowsy|drowsiness|somnolent|sleepy
+weight loss|lost weight|losing weight
+weight gain|gained weight
+smoking|smoker|smokes|smoked|smoke|cigarettes|tobacco
+alcohol|drinking|drinks|drinker
+joint pain|arthralgia|arthralgias
+muscle pain|myalgia|myalgias|muscle aches
+nosebleeds|epistaxis
+runny nose|rhinorrhea
+sore throat|pharyngitis
+upper respiratory infection|cold|viral infection
+petechial rash|petechiae|purpuric rash|purpura
+crackles|rales|crepitations
+wheezing|wheeze|wheezes
+abdomen|abdominal|belly
+face|facial
+erythrocyte sedimentation rate|esr|sedimentation rate
+mean corpuscular volume|mcv
+red cell distribution width|rdw
+total iron binding capacity|tibc
+c reactive protein|crp
+hemoglobin|hb|hgb
+leukocyte count|white blood cell count|white cell count|wbc count|white count|wbc
+platelet count|platelets
+b type natriuretic peptide|bnp|brain natriuretic peptide
+urea nitrogen|blood urea nitrogen|bun
+thyroid stimulating hormone|tsh
+cerebrospinal fluid|csf|spinal fluid
+ecg|ekg|electrocardiogram|electrocardiography
+x ray of the chest|chest x ray|cxr|chest radiograph
+ct scan|ct|computed tomography
+mri|magnetic resonance imaging
+ultrasonography|ultrasound|sonography
+blood pressure|bp
+pulse|heart rate|hr
+respirations|respiratory rate|rr|breathing rate
+oxygen saturation|spo2|o2 saturation|saturation
+protein|proteinuria
+stool|stools""".splitlines()]  # of each line all say the same
+
+RANGE = word_set("low high elevated raised reduced decreased increased normal large small abnormal")
+DISMISSED = EMPTY | APART | word_set("""no needed need indicated appropriate recommended useful helpful best wrong
+    choice here now relevant used treatment therapy drug test""")  # of a bare rejection
+NORMAL = word_set("normal clear unremarkable intact")
+TESTS = word_set("""ecg electrocardiogram x ray chest radiograph ultrasonography ultrasound urinalysis ct mri scan
+    analysis examination biopsy laboratory study serum smear echocardiography colonoscopy endoscopy urine cerebrospinal
+    fluid brain head abdomen abdominal pelvic renal neck blood test""")
+PREPOSITIONS = word_set("of on in at with for to when during over from by after around between above below without")
+VAGUE = word_set("loss level history count pain test sign episode change problem type disease side day use")
+AGE = re.compile(r"\b(\d{1,3})[- ](?:year|month|week|day)s?[- ]old\b", re.IGNORECASE)
+
 
 def behaviours(response):
     """The four cognitive behaviours, by cue phrase, each phrase counted up to CUE_LIMIT times. -> {name: count}"""
@@ -32,20 +118,139 @@ def behaviours(response):
             for name, cues in BEHAVIOURS.items()}
 
 
+def head_of(finding):
+    """The word that names a finding by itself, "rash" of "a polymorphous rash on the trunk", or None."""
+    tokens = [t for t in tokens_of(finding.text) if t in finding.words - UNITS or t in PREPOSITIONS]
+    first = next((i for i, t in enumerate(tokens) if t not in PREPOSITIONS), 0)
+    words = [*takewhile(lambda t: t not in PREPOSITIONS, tokens[first:])]
+    return words[-1] if words and words[-1] not in VAGUE else None
+
+
+class Reading:
+    """What the measures know of a case beyond rewards.Case: other words for its own, and names of its findings."""
+
+    def __init__(self, case):
+        own = {}
+        for group in WORDINGS:
+            said = next((phrase for phrase in group if as_line(phrase) in case.line), None)
+            own.update((phrase, said) for phrase in group if said and as_line(phrase) not in case.line)
+        for finding in case.findings:
+            readings, words = readings_of(finding), tuple(tokens_of(finding.text))
+            own.update(((word,), words) for word in readings - case.words)
+            own.update(((no, "fever"), words) for no in ("no", "without") if "afebrile" in readings)
+        self.wordings = {}  # first word -> [(a wording, the case's own)], the longest first; options keep their names
+        for phrase in sorted(own, key=lambda phrase: (-len(phrase), phrase)):
+            if not any(as_line(phrase) in text for text in case.options.values()):
+                self.wordings.setdefault(phrase[0], []).append((phrase, own[phrase]))
+        self.roots = {root(word): word for word in sorted(case.words - STOP)}
+        heads = [head_of(finding) for finding in case.findings]
+        self.heads = [head if len(case.index.get(head, ())) == 1 else None for head in heads]
+        # a test without a result stands for the finding that follows it
+        self.same = [place + (finding.words <= TESTS and not finding.numbers and place + 1 < len(heads))
+                     for place, finding in enumerate(case.findings)]
+
+
+read_further = lru_cache(maxsize=1024)(Reading)
+
+
+def in_its_words(sentence, case):
+    """A sentence with the case's own words for others that say the same: its blood pressure for "hypotension"."""
+    reading, said, place = read_further(case), [], 0
+    while place < len(sentence):
+        word = sentence[place]
+        for phrase, words in reading.wordings.get(word, ()):
+            if tuple(sentence[place:place + len(phrase)]) == phrase:
+                break
+        else:
+            known = word in case.words or word in case.option_words or word in EMPTY
+            phrase, words = (word,), (word if known else reading.roots.get(root(word), word),)
+        said += words
+        place += len(phrase)
+    return said
+
+
+def named(sentence, case):
+    """The findings (places in case.findings) that a sentence names, with their polarity.
+
+    Half of a finding's words name it, close together, or its head if no other finding has that word. A value takes one
+    of its words beside its numbers, or half of them beside a word such as "high" and no number. The fullest come first,
+    and no word serves two. Of what the case denies "normal" is as good as "no".
+    """
+    order, places, ranked = 0, {}, []
+    for position, word in enumerate(sentence):
+        order += word not in STOP
+        for finding in case.index.get(word, ()):
+            places.setdefault(finding, []).append((order, position))
+    for finding, at in places.items():
+        seen, core = {sentence[p] for _, p in at}, case.findings[finding].words - UNITS
+        value = case.findings[finding].numbers and case.findings[finding].numbers <= seen
+        ranked.append((not value, -len(core & seen) / max(len(core), 1), -len(core & seen), finding))
+    found, used = [], set()
+    for *_, finding in sorted(ranked):
+        _, words, numbers, negated = case.findings[finding]
+        core, best = words - UNITS or words, []
+        free = [p for p in places[finding] if p[1] not in used]
+        for start, (first, _) in enumerate(free):
+            size = len(words) + len(numbers) + 2
+            window = {sentence[p]: p for o, p in reversed(free[start:start + size]) if o < first + size}
+            at, here = sorted(window.values()), len(core & window.keys())
+            enough = 2 * here >= len(core) or read_further(case).heads[finding] in window
+            if numbers and numbers <= window.keys():
+                enough = here > 0
+            elif numbers:
+                enough &= not (RANGE.isdisjoint(sentence[max(0, at[0] - 3):at[-1] + 4])
+                               or any(map(is_number, sentence[at[0]:at[-1] + 4])))
+            if enough and (not best or (-len(at), at[-1] - at[0]) < (-len(best), best[-1] - best[0])):
+                best = at
+        used.update(best)
+        if best and (denied_at(sentence, best[0], best[-1]) == negated
+                     or negated and not NORMAL.isdisjoint(sentence[max(0, best[0] - 2):best[-1] + 3])):
+            found.append(finding)
+    return found
+
+
+def citations(response, question):
+    """CECD: the findings of the case that a response brings up, in order: named() in a sentence that says more than the
+    case does, or is followed by one that does, and is not its mere retelling ("The patient has ...", without a word of
+    inference in it and no "this" after it); and the age where it is named as one."""
+    case, cited, age = case_of(question), {}, AGE.search(question.stem)
+    said = [in_its_words(sentence, case) for sentence in sentences(response)]
+    retold = EMPTY | UNITS | (case.words - case.option_words)
+    more = [any(word.isalpha() and word not in retold for word in sentence) for sentence in said]
+    for place, sentence in enumerate(said):
+        after = (place + 1) % len(said)  # the last looks at the first, so that saying all twice counts no more
+        refers = not {"this", "these"}.isdisjoint(said[after][:3])
+        if (more[place] or more[after]) and (refers or not INFERENCE.isdisjoint(sentence)
+                                             or PATIENT.isdisjoint(sentence[:4])):
+            places = {read_further(case).same[finding] for finding in named(sentence, case)}
+            cited.update((case.findings[finding].text, None) for finding in sorted(places))
+            line = as_line(sentence)
+            if age and (f" {age[1]} " in line and not {"age", "old"}.isdisjoint(sentence)
+                        or any(f" {word} age " in line for word in ("at", "her", "his", "this"))):
+                cited[age[0]] = None
+    return list(cited)
+
+
+def unsupported(response, question):
+    """Hallucination: what rewards.unsupported() finds once the response is in the case's own words."""
+    case = case_of(question)
+    return rewards.unsupported(response, question, [in_its_words(s, case) for s in sentences(response)])
+
+
 def rejections(response, question):
-    """DRC: refusals() of the wrong options, also named in short, and those that a sentence which names them first sets
-    apart, by a word of rejection, contrast or what is usual ("Albuterol is for bronchospasm") and two words that no
-    earlier reason had; neither the key nor the response's own choice can be rejected. Whether what sets an option apart
+    """DRC: refusals() of the wrong options, also named in short, and those that a sentence sets apart which begins with
+    them or holds a word of rejection, contrast or what is usual ("Albuterol is for bronchospasm"), by a word that no
+    earlier reason had. Neither the key nor the response's own choice can be rejected. Whether what sets an option apart
     is true is medicine, which the rules do not know: coverage(), which pays, counts refusals() alone."""
     case, kept = case_of(question), (question.answer, extract_answer(response, question.options))
     rejected = {x: reason for x, reason in refusals(response, question, short=True).items() if x not in kept}
     told = set().union(*rejected.values())
     for sentence in sentences(response):
         letter = next(iter(named_options(sentence, case, short=True)), None)
-        apart = not APART.isdisjoint(sentence) and ATTRIBUTION.union(("because", "since")).isdisjoint(sentence)
-        if apart and letter not in (None, *kept, *rejected):
-            said = frozenset(sentence) - EMPTY - set(case.options[letter].split())
-            if len(said - told) > 1:
+        if letter not in (None, *kept, *rejected) and ATTRIBUTION.union(("because", "since")).isdisjoint(sentence):
+            name = {f"{letter})", *case.options[letter].split()}
+            said = frozenset(token for token in sentence if token[-1] != ")") - DISMISSED - case.option_words - told
+            if said and not ((APART | {"no"}).isdisjoint(sentence) and name.isdisjoint(sentence[:4])):
                 rejected[letter] = said
                 told |= said
     return rejected

@@ -11,6 +11,7 @@ raises, and time is linear in the text. A policy under optimisation is an advers
 might be earned without being deserved is not given.
 """
 
+import math
 import re
 import unicodedata
 from collections import Counter, namedtuple
@@ -37,7 +38,10 @@ CITED_WHOLE = 3  # so many findings cited, or all if the case has fewer, make a 
 # --- the answer ---------------------------------------------------------------------------------------------------
 
 BOX = re.compile(r"\\boxed\s*(?=\{)")  # the bare word, without braces, is no box
-WRAPPER = re.compile(r"^\s*\\(?:text|textbf|textit|textrm|mathrm|mathbf)\{([^{}]*+(?:\{[^{}]*\})?[^{}]*)\}")
+WRAPPER = re.compile(r"\\(?:text|math)(?:bf|it|rm|sf|tt)?\{([^{}]*+(?:\{[^{}]*\})?[^{}]*)\}")
+TEX_SPACE = re.compile(r"\\[,;:! ]|~")
+PREAMBLE = re.compile(r"^(?:option|answer|letter)\b\s*[:=]?\s*", re.IGNORECASE)
+LETTERED = re.compile(r"\(?([A-Za-z])(?=\W|$)[).:\s]*(?:[-–—]\s+)?(.*)", re.DOTALL)
 
 
 def fold(text):
@@ -64,30 +68,31 @@ def box_letter(content, options):
     A bare letter is always the option's letter, whatever the option texts are. A text after the letter must be that
     option's own: "C: " and the text of B is a hedge. A text alone must be the text of exactly one option.
     """
-    content = WRAPPER.sub(r"\1", WRAPPER.sub(r"\1", content)).strip()
-    same_text = [letter for letter, text in options.items() if fold(text) == fold(content)]
-    inner = content[1:] if content.startswith("(") and content[2:3] == ")" else content
-    letter, mark, rest = inner[:1].upper(), inner[1:2], inner[2:]
-    marked = letter in options and mark in ("", ".", ")", ":")
-    if marked and not rest:
+    content = TEX_SPACE.sub(" ", WRAPPER.sub(r"\1", WRAPPER.sub(r"\1", content))).strip()
+    lettered = LETTERED.fullmatch(PREAMBLE.sub("", content, count=1))
+    letter, rest = (lettered[1].upper(), lettered[2]) if lettered else (None, "")
+    if letter in options and not rest:
         return letter
-    if len(same_text) == 1:
-        return same_text[0]
-    return letter if marked and fold(rest) == fold(options[letter]) else None
+    for form in (fold, lambda text: fold(text).rstrip(".")):
+        same_text = [x for x, text in options.items() if form(text) == form(content)]
+        if len(same_text) == 1:
+            return same_text[0]
+    return letter if letter in options and form(rest) == form(options[letter]) else None
 
 
 def extract_answer(response, options):
     r"""The letter the response answers with, or None (our reading of the paper). One extractor for every arm.
 
-    The letter in \boxed{} inside a closed <conclusion> (or, for the grpo arm, <answer>) block. Every box of the
-    response, wherever it stands, must name the same option; a box that names none is a disagreement.
+    The letter in \boxed{} inside a closed <conclusion> (or, for the grpo arm, <answer>) block. Every box there must
+    name the same option; one that names none is a disagreement. A box elsewhere may hold what is no option, an
+    intermediate result, but name no other option.
     """
     parts = (part.partition(f"</{tag}>") for tag in ("conclusion", "answer")
              for part in response.split(f"<{tag}>")[1:])
-    if not any(closing and BOX.search(inside) for inside, closing, _ in parts):
-        return None
-    named = {box_letter(content, options) for content in set(boxes(response))}
-    return named.pop() if len(named) == 1 else None
+    answers = {box for inside, closing, _ in parts if closing for box in boxes(inside)}
+    elsewhere = {box_letter(box, options) for box in set(boxes(response)) - answers} - {None}
+    named = {box_letter(box, options) for box in answers}
+    return named.pop() if len(named) == 1 and elsewhere <= named else None
 
 
 def accuracy(response, question):
@@ -98,6 +103,10 @@ def accuracy(response, question):
 # --- words --------------------------------------------------------------------------------------------------------
 
 MARKUP = re.compile(r"<[^<>]{0,40}>|\\[A-Za-z]+|System [12]:")
+TEX = re.compile(r"\\(?:(?:text|math)[a-z]{0,2}\b|mu\s*|[,;:! %])|\^?\\circ|n['’]t\b|[${}~]")
+PLAIN = {"\\mu": "µ", "\\circ": "°", "^\\circ": "°", "\\%": "%", "n't": " not", "n’t": " not"}
+LIST = re.compile(r"\b(no|without)\b(?:(?!\b(?:no|without|and|but|is|are|was|were|has|have|had|he|she|the|who|with)\b)"
+                  r"[^.;:()\n]){1,120}?\bor\b", re.IGNORECASE)  # "no a, b, or"
 TIME = re.compile(r"(?<!\d)\d{1,3}[- ](?:year|month|week|day|hour)s?\b(?:[- ]old\b)?", re.IGNORECASE)  # ages, durations
 SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
 # an option's letter as "B)", a number, a word, or one of the marks that the rules look at
@@ -118,6 +127,15 @@ def normal(token):
         return number.rstrip("0").rstrip(".") if number.count(".") == 1 and "/" not in number else number
     token = token.lower()
     return token[:-1] if len(token) > 3 and token[-1] == "s" and token[-2] not in "sui" else token
+
+
+ENDING = re.compile(r"(?:ations?|ings?|ness|it(?:y|ie)|[iy]?ed|ical|ic|al|ou|ia|y|ie|e)$")
+
+
+def root(word):
+    """A word without its ending, so that "lethargy" is the case's "lethargic"; short ones stay."""
+    cut = ENDING.sub("", word)
+    return cut if len(cut) > 3 else word
 
 
 def tokens_of(text):
@@ -149,16 +167,15 @@ GENERIC = PATIENT | word_set("""male female baby person case finding feature sig
 DEGREES = word_set("""mild moderate severe marked slightly progressively gradually worsening increasingly intermittent
     occasional recurrent persistent sudden onset several multiple""")
 ATTRIBUTION = word_set("""consistent support suggest indicate favor favour argue confirm fit match imply suggesting
-    supporting indicating favoring favouring confirming implying""")
+    supporting indicating favoring favouring confirming implying compatible concerning align""")
 POINTS = ATTRIBUTION | {"point", "pointing"}
-TIES = word_set("compatible typical pattern factor trigger define lead speak reflect require localize cause")
-DRAWS = ATTRIBUTION | TIES | word_set("so therefore thus hence")
-INFERENCE = DRAWS | POINTS | word_set("""suggested suggestive supported indicated indicative because due explain
-    explained explaining arguing against likely unlikely since confirmed characteristic diagnostic exclude excluded rule
-    ruled shown""")
+INFERENCE = POINTS | word_set("""typical pattern factor trigger define lead speak reflect require localize cause
+    suspicion associated hallmark so therefore thus hence suggested suggestive supported indicated indicative because
+    due explain explained explaining arguing against likely unlikely since confirmed characteristic diagnostic exclude
+    excluded rule ruled shown""")
 EVIDENCED = word_set("supported suggested indicated favored favoured confirmed")  # "by" what follows
-DENIES = word_set("deny denies denied denying without negative")
-NOT_BEFORE = DENIES | word_set("no lack lacking lacked absence absent neither nor never")
+DENIES = word_set("deny denies denied denying")
+NOT_BEFORE = DENIES | word_set("without negative no lack lacking lacked absence absent neither nor never")
 NOT_AFTER = word_set("absent missing lacking negative")
 NOT_SEEN = word_set("present seen found noted reported observed abnormal elevated")
 REJECT = word_set("""unlikely less ruled rule incorrect wrong not exclude excluded excluding against inconsistent
@@ -169,41 +186,84 @@ LACKING = NOT_BEFORE | NOT_AFTER | word_set("would expected should")
 GENERAL = word_set("""would typically usually often commonly classically generally can could may might typical normally
     normal range threshold criterion criteria reference cutoff if expected should""")
 APART = REJECT | GENERAL | word_set("reserved belong seldom rarely worse uncommon seen treat instead for but while")
-NO_GROUND = GENERAL - word_set("normal typical can could may might") | {"diagnostic", "likely", "unlikely"}
 TURNS = word_set("because since as given but although though while whereas however")  # where another clause begins
+ASIDE = TURNS | GENERAL | {"diagnostic", "likely", "unlikely"}
 BOUNDARY = TURNS - {"though"} | word_set("that which so therefore thus hence unlikely likely : due")
 HAS = word_set("has had have present report complain exhibit experience develop")
 CLAIM_STOPS = BOUNDARY | ATTRIBUTION | PATIENT
 HEDGED = word_set("likely probably suspected suspect diagnosis therefore")
+MODAL = {"can", "could", "may", "might"}
 NO_FINDING = STOP | GENERIC | NOT_BEFORE | NOT_AFTER
-# words that say nothing of the case
+FILLER = DEGREES | word_set("""additionally furthermore moreover addition specifically notably importantly first second
+    third next finally lastly further combination constellation triad development location severity low high lower
+    higher elevated raised increased decreased reduced acute chronic significant positive presence""")
+# words that say nothing of the case; nor does FILLER
 EMPTY = STOP | GENERIC | INFERENCE | REJECT | REASON | LACKING | GENERAL | NOT_SEEN
 JOINTS = frozenset((",", "and", "with", "or", "plus", "both"))
 AUXILIARY = STOP | {"not"}  # between a subject and its verb: "does not fit"
 COPULA = word_set("is are was were")
 ENDS_PHRASE = AUXILIARY | NOT_AFTER | NOT_SEEN  # "is absent", "is not abnormal"
 CLAIM_ENDS = NOT_BEFORE | NOT_AFTER | COPULA | word_set("not")
-UNITS = word_set("% ° ℃ ℉ c f mg g kg mcg µg μg ng pg l dl ml µl mmol meq iu u mm cm mm3 µm3 mmhg hg min bpm mosm kpa")
+UNITS = word_set("""% ° ℃ ℉ c f mg g kg mcg µg μg ng pg l dl ml µl mmol meq iu u mm cm mm3 µm µm3 mmhg hg min
+    bpm mosm kpa""")
 
 
 def sentences(text):
     """The sentences of the first READ characters as lists of at most 80 tokens; markup and headings end a sentence."""
-    whole = map(tokens_of, SENTENCE_END.split(MARKUP.sub(". ", text[:READ])))
+    whole = map(tokens_of, SENTENCE_END.split(MARKUP.sub(". ", plain(text[:READ]))))
     return [tokens[i:i + 80] for tokens in whole for i in range(0, len(tokens), 80)]
 
 
+def plain(text):
+    """Text with TeX's marks taken off, n't as not, and the "no" of a list said of each: "no a, no b, or no c"."""
+    text = TEX.sub(lambda mark: PLAIN.get(mark[0].strip(), "" if mark[0].isalnum() or mark[0] in "{}" else " "), text)
+    return LIST.sub(lambda m: f"{re.sub(r',(?! *or)', f', {m[1]}', m[0])} {m[1]}", text)
+
+
 def is_real(text):
-    """Real text: three alphabetic words or more, two different ones of which carry content (are no stop words)."""
-    words = [t for t in tokens_of(MARKUP.sub(" ", text[:READ])) if t.isalpha()]
-    return len(words) >= 3 and len({w for w in words if len(w) > 1} - STOP) >= 2
+    """Real text: two different words or more that carry content (are no stop words)."""
+    return len({t for t in tokens_of(MARKUP.sub(" ", text[:READ])) if t.isalpha() and len(t) > 1} - STOP) >= 2
 
 
 # --- the case -----------------------------------------------------------------------------------------------------
 
-CLAUSE = re.compile(r",(?!\d)|[;:()\n]|\b(?:and|with|but|who|which|that|because|while|although|however|has|have|had"
+CLAUSE = re.compile(r"(,(?!\d)|[;:()\n]|\b(?:and|with|but|who|which|that|because|while|although|however|has|have|had"
                     r"|shows?|showed|reveals?|revealed|demonstrates?|presents?|complains?|reports?|states|includes?"
-                    r"|including|due to|is significant for|is notable for)\b", re.IGNORECASE)
+                    r"|including|due to|is significant for|is notable for)\b)", re.IGNORECASE)
+HAS_NOT = re.compile(r"\b(?:(?:has|have|had) not had|(?:does|do|did) not have)\b", re.IGNORECASE)
+SECOND = re.compile(r"(\d[- ]?[^\s\d()]{1,12}) \(\d[^()]{0,40}\)")  # of the same value, as in "36.7°C (98.0°F)"
 ASKS = word_set("which what how why who following next step diagnosis cause mechanism appropriate except true false")
+
+
+# a value's name, a limit and what it is called below, a limit and what it is called above (in adults)
+READINGS = [[word_set(name), (float(low), word_set(below)), (float(high), word_set(above))]
+            for name, low, below, high, above in (line.split("|") for line in """\
+blood pressure|91|hypotension hypotensive|139|hypertension hypertensive
+pulse|60|bradycardia bradycardic|100|tachycardia tachycardic
+heart rate|60|bradycardia bradycardic|100|tachycardia tachycardic
+respiration|0||20|tachypnea tachypneic
+respiratory rate|0||20|tachypnea tachypneic
+temperature|38|afebrile|37.9|fever febrile
+saturation|95|hypoxia hypoxic hypoxemia hypoxemic|100|
+sodium|135|hyponatremia|145|hypernatremia
+potassium|3.5|hypokalemia|5|hyperkalemia
+calcium|8.5|hypocalcemia|10.5|hypercalcemia
+glucose|70|hypoglycemia hypoglycemic|125|hyperglycemia hyperglycemic
+hemoglobin|12|anemia anemic|18|polycythemia
+leukocyte count|4000|leukopenia|11000|leukocytosis
+platelet count|150000|thrombocytopenia|450000|thrombocytosis
+corpuscular volume|80|microcytosis microcytic|100|macrocytosis macrocytic
+albumin|3.5|hypoalbuminemia|6|
+bilirubin|0||1.2|hyperbilirubinemia
+cholesterol|0||240|hypercholesterolemia""".splitlines())]
+
+
+def readings_of(finding):
+    """The words that say what a finding's value is: "hypotension" of a blood pressure of 82/48."""
+    plain_numbers = (n.partition("/")[0] for n in finding.numbers if re.fullmatch(r"\d+(\.\d+)?(/\d+)?", n))
+    value = min(map(float, plain_numbers), default=math.nan)
+    return {word for name, (low, below), (high, above) in READINGS if name <= finding.words
+            for word in (below if value < low else above if value > high else ())}
 
 
 # A content phrase of the stem: its text, content words and exact values, and whether the stem denies it.
@@ -217,17 +277,20 @@ def findings_of(stem):
     as in "36.7°C (98.0°F)", is none of its own. A stem that is only a question gives its clauses all the same.
     """
     found, before_question = [], None
-    lines = [line for line in SENTENCE_END.split(TIME.sub(" ", stem[:READ])) if line.strip()]
+    stem = TIME.sub(" ", HAS_NOT.sub("has no", SECOND.sub(r"\1", plain(stem[:READ]))))
+    lines = [line for line in SENTENCE_END.split(stem) if line.strip()]
     for place, line in enumerate(lines):
-        denied = False
-        for clause in CLAUSE.split(line):
+        denied, (first, *rest) = False, CLAUSE.split(line)
+        for joint, clause in [("", first), *zip(rest[::2], rest[1::2])]:
             tokens = tokens_of(clause)
-            if before_question is None and place == len(lines) - 1 and not ASKS.isdisjoint(tokens):
+            if before_question is None and place == len(lines) - 1 and not ASKS.isdisjoint([*tokens, joint.lower()]):
                 before_question = list(found)
-            denied |= not DENIES.isdisjoint(tokens)
+            denied = not DENIES.isdisjoint(tokens) or denied and joint.lower() not in TURNS  # "denies a, b, and c"
             negated = denied or not (NOT_BEFORE | NOT_AFTER).isdisjoint(tokens)
             numbers = frozenset(t for t in tokens if is_number(t))
             words = [t for t in tokens if t not in NO_FINDING and not is_number(t)]
+            if words == ["not"]:
+                continue
             if not set(words) - UNITS:
                 if not numbers or not found or found[-1].numbers or not words and "/" not in "".join(numbers):
                     continue
@@ -250,18 +313,22 @@ class Case:
                 self.index.setdefault(word, []).append(place)
             for word in finding.words - UNITS:
                 self.values.setdefault(word, set()).update(finding.numbers)
-        self.line = as_line(tokens_of(stem[:READ]))
+        self.line = as_line(tokens_of(plain(stem[:READ])))
         self.options = {letter: as_line(tokens_of(text[:READ])) for letter, text in options}
         # (what names an option in such a line, its letter)
         self.names = [(name, letter) for letter, text in self.options.items()
                       for name in (f" {letter}) ", f" option {letter.lower()} ", text) if len(name) > 3]
         used = Counter(word for text in self.options.values() for word in set(text.split()))
         self.words, self.option_words = frozenset(self.line.split()), used.keys()
-        self.known = self.words | self.option_words
+        self.known = self.words.union(self.option_words, *map(readings_of, self.findings))
+        self.roots = set(map(root, self.known))
         # a word of one option alone, and not of the stem -> its letter
         self.short_names = {word: letter for letter, text in self.options.items() for word in text.split()
                             if used[word] == 1 and len(word) > 2 and word[0].isalpha()
                             and word not in EMPTY and word not in self.words}
+        for letter, text in self.options.items():  # and initials: HSV
+            initials = "".join(word[0] for word in text.split() if word[0].isalpha() and word not in STOP)
+            self.short_names.update((initials[:n], letter) for n in range(3, len(initials) + 1))
         letters = Counter(script(c) for c in stem[:READ] + "".join(text[:READ] for _, text in options) if c.isalpha())
         self.scripts = {name for name, n in letters.items() if 10 * n >= letters.total()} | {"LATIN"}
 
@@ -275,8 +342,8 @@ def case_of(question):
 
 def denied_at(sentence, first, last):
     """Whether sentence[first:last + 1] is said to be absent: "no fever", "lacks fever", "fever is absent/not seen"."""
-    before = takewhile(lambda token: token == "or" or token not in JOINTS, sentence[max(0, first - 3):first][::-1])
-    if not NOT_BEFORE.isdisjoint(before):
+    before = [*takewhile(lambda token: token == "or" or token not in JOINTS, sentence[max(0, first - 3):first][::-1])]
+    if not NOT_BEFORE.isdisjoint(before) or "not" in before and not {"have", "had"}.isdisjoint(before):
         return True
     copula = not COPULA.isdisjoint(sentence[last + 1:last + 2])
     after = sentence[last + 1 + copula:last + 3 + copula]
@@ -478,7 +545,7 @@ def citations(response, question, said=None):
     Each finding counts once, and CITED_PER_SENTENCE in a sentence. said: sentences(response), if they are at hand.
     """
     case, cited = case_of(question), {}
-    not_inferred = EMPTY | UNITS | JOINTS | (case.words - case.option_words)
+    not_inferred = EMPTY | FILLER | UNITS | JOINTS | (case.words - case.option_words)
     for sentence, inferring, stretches in tied(said or sentences(response)):
         if not_inferred.issuperset(inferring):
             continue
@@ -510,11 +577,10 @@ def rejection_reason(sentence, letter, case):
     """
     if REASON.isdisjoint(sentence):
         return frozenset()
-    line = as_line(sentence)
-    for name, of in case.names:
-        line = line.replace(name, " ") if of == letter else line
-    words = line.split()
-    found = mentions(words, case)
+    once = line = as_line(sentence)
+    for name in (name for name, of in case.names if of == letter):
+        once, line = once.replace(name, " ", 1), line.replace(name, " ")
+    words, found = line.split(), mentions(once.split(), case)  # "heart" is unlikely as the heart sounds are normal
     if any(denied != case.findings[f].negated for f, (_, denied) in found.items()):
         return frozenset()
     lacking = not LACKING.isdisjoint(words) or any(f" not {word} " in line for word in NOT_SEEN)
@@ -524,20 +590,26 @@ def rejection_reason(sentence, letter, case):
 def refusals(response, question, short=False):
     """{letter: what the reason rests on} of every option that the response rejects with a valid reason.
 
-    A sentence rejects the option it names first, if it holds a word of rejection; the reason stands in it or else in
-    the next or previous sentence, if that names no option. Each reason must rest on something that no earlier one did.
-    The key and the response's own choice are rejected only where no other option is named.
+    A sentence rejects the option it names first, if it holds a word of rejection; one that names none and begins with
+    "this" or "it", or follows a heading, the wrong one that the sentence before names. The reason stands in it or else
+    in the next or previous sentence, if that names no option and infers nothing else. Each reason must rest on what no
+    earlier one did. The key and the response's own choice are rejected only where no other option is named.
     """
     case, rejected, said = case_of(question), {}, sentences(response)
     own = {question.answer, extract_answer(response, question.options)}
     for place in (p for p, sentence in enumerate(said) if not REJECT.isdisjoint(sentence)):
-        letter, *others = named_options(said[place], case, short) or [None]
+        named, before = named_options(said[place], case, short), said[max(0, place - 1)]
+        if not named and len(of := named_options(before, case, short)) == 1 and of[0] not in own:
+            heading = set(before) <= EMPTY | {f"{of[0]})", *case.options[of[0]].split()}
+            named = of if heading or said[place][0] in ("this", "it") else []
+        letter, *others = named or [None]
         if letter is None or letter in rejected or others and letter in own:
             continue
         reason = rejection_reason(said[place], letter, case)
         # The next one first: a reason mostly follows what it rejects, and the previous one may be another option's.
         for near in said[place + 1:place + 2] + said[max(0, place - 1):place]:
-            if not reason and not named_options(near, case, short):
+            infers = not ATTRIBUTION.isdisjoint(near) and "not" not in near
+            if not reason and not infers and not named_options(near, case, short):
                 reason = rejection_reason(near, letter, case)
         if reason.difference(*rejected.values()):
             rejected[letter] = reason
@@ -575,27 +647,14 @@ def claims(sentence):
             yield slice(place + 1, next(stops, None))
 
 
-def grounds(sentence):
-    """The stretches of a sentence, as slices, that may ground its inference: each clause up to the word that draws it;
-    none of a clause that first speaks in general or of what is likely. Wider than claims(): mechanisms stand there."""
-    start, within = 0, True
-    for place, token in enumerate([*sentence, "but"]):
-        draws = token in DRAWS or token in POINTS and "to" in sentence[place + 1:place + 3]
-        if within and (draws or token in TURNS):
-            yield slice(start, place)
-        if token in TURNS:
-            start, within = place + 1, True
-        elif draws or token in NO_GROUND:
-            within = False
-
-
 def tied(said):
-    """(sentence, the one that infers from it, its stretches): the same one, or the next if it begins with "this"."""
+    """(sentence, the one that infers from it, its stretches, as slices): the same one and its claims(); or the next, if
+    that begins with "this" or "these", and the sentence up to where it turns or speaks in general."""
     for sentence, after in zip(said, [*said[1:], []]):
         if not INFERENCE.isdisjoint(sentence):
-            yield sentence, sentence, [*claims(sentence), *grounds(sentence)]
+            yield sentence, sentence, list(claims(sentence))
         elif after and after[0] in ("this", "these") and not INFERENCE.isdisjoint(after):
-            yield sentence, after, list(grounds(sentence))
+            yield sentence, after, [slice(next((p for p, token in enumerate(sentence) if token in ASIDE), None))]
 
 
 def foreign(sentence, stretches, case):
@@ -604,9 +663,10 @@ def foreign(sentence, stretches, case):
     for stretch in stretches:
         for joint, group in groupby(range(len(sentence))[stretch], lambda place: sentence[place] in JOINTS):
             places = [] if joint else list(group)
-            words = [p for p in places if not (sentence[p] in EMPTY or sentence[p] in UNITS or is_number(sentence[p])
-                                                or sentence[p][-1] == ")")]
-            missing = [p for p in words if sentence[p] not in case.known]
+            words = [p for p in places if not (sentence[p] in EMPTY or sentence[p] in FILLER or sentence[p] in UNITS
+                                                or is_number(sentence[p]) or sentence[p][-1] == ")"
+                                                or len(sentence[p]) == 1)]
+            missing = [p for p in words if sentence[p] not in case.known and root(sentence[p]) not in case.roots]
             if missing and (len(words) <= 3 or 5 * len(missing) >= 2 * len(words)):
                 fours = [" ".join(sentence[p] for p in missing[i:i + 4]) for i in range(0, len(missing), 4)]
                 last = max(p for p in places if sentence[p] not in ENDS_PHRASE)
@@ -643,7 +703,7 @@ def grounding(response, question):
     case, said = case_of(question), sentences(response)
     right, wrong = len(citations(response, question, said)), set(unsupported(response, question, said))
     for sentence, _, stretches in tied(said):
-        values = [value for stretch in stretches for value in wrong_values(sentence[stretch], case)]
+        values = wrong_values(sentence, case) if (GENERAL - MODAL).isdisjoint(sentence) else ()
         for words, phrase, denied in foreign(sentence, stretches, case):
             wrong.update(() if denied else words)
             values = [v for v in values if v not in phrase]

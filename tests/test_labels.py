@@ -1,10 +1,9 @@
-"""The rule measures against hand labels (fixtures/LABELS.md): 30 responses in free prose to questions of our own.
+"""The rule measures against hand labels (fixtures/LABELS.md): 60 responses in free prose to questions of our own.
 
-The goal, exact counts for 24 of the 30 on each measure, is missed: 4 on citations, 13 on rejections, 9 on unsupported.
-The rules were built to pay nothing undeserved and read the clinic's set phrases exactly; in free prose they undercount.
-Citations: a paraphrase or a part is no mention, ages and durations are no findings, ties without a known word are not
-read. Rejections by medical knowledge ("treats trigeminal neuralgia"), which rules on words cannot tell from an invented
-reason, are counted but not paid. The floors below hold what was reached.
+The goal, exact counts for 24 of 30 on each measure, is missed: of the first 30, 9 on citations, 13 on rejections, 15 on
+unsupported; of the second, which no rule was mended on but by its odd ids, 8, 13 and 15. A response cites 7 findings,
+so an exact count takes nearly every one of them. What is left is paraphrase ("the gait came first"), parts of a finding
+that count as findings, and medicine: whether a reason is true. The floors below hold what was reached.
 """
 
 import json
@@ -16,27 +15,28 @@ import pytest
 from measures import citations, rejections, unsupported
 
 COUNTS = {"citations": citations, "rejections": rejections, "unsupported": unsupported}
-ROWS = [json.loads(line) for line in (Path(__file__).parent / "fixtures/labelled.jsonl").open(encoding="utf-8")]
+FIRST, SECOND = ([json.loads(line) for line in (Path(__file__).parent / "fixtures" / name).open(encoding="utf-8")]
+                 for name in ("labelled.jsonl", "labelled2.jsonl"))
 
 
 def test_the_labels_are_whole():
-    assert len({row["id"] for row in ROWS}) == 30
-    for row in ROWS:
+    assert len({row["id"] for row in FIRST}) == len({row["id"] for row in SECOND}) == 30
+    for row in FIRST + SECOND:
         assert row["answer"] in row["options"]
         assert set(row["rejections"]) <= set(row["options"]) - {row["answer"]}
         assert all(len(set(row[m])) == len(row[m]) for m in ("citations", "rejections", "unsupported"))
 
 
-@pytest.mark.parametrize("measure, exact, error", [  # of 30, at least; mean absolute error of the count, at most
-    ("citations", 4, 3.2),
-    ("rejections", 13, 0.9),
-    ("unsupported", 9, 1.04),
+@pytest.mark.parametrize("measure, first, second", [  # exact of 30, at least; mean absolute error of the count, at most
+    ("citations", (9, 1.04), (8, 1.27)),
+    ("rejections", (13, 0.74), (13, 0.8)),
+    ("unsupported", (15, 0.67), (15, 0.7)),
 ])
-def test_counts_agree_as_far_as_reached(measure, exact, error):
-    off = []
-    for row in ROWS:
-        question = SimpleNamespace(stem=row["stem"], options=row["options"], answer=row["answer"])
-        counted = COUNTS[measure](row["response"], question)
-        off.append(abs(len(counted) - len(row[measure])))
-    assert off.count(0) >= exact
-    assert sum(off) / len(off) <= error
+def test_counts_agree_as_far_as_reached(measure, first, second):
+    for rows, (exact, error) in ((FIRST, first), (SECOND, second)):
+        off = []
+        for row in rows:
+            question = SimpleNamespace(stem=row["stem"], options=row["options"], answer=row["answer"])
+            off.append(abs(len(COUNTS[measure](row["response"], question)) - len(row[measure])))
+        assert off.count(0) >= exact
+        assert sum(off) / len(off) <= error

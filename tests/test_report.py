@@ -149,7 +149,7 @@ def test_the_rows_of_training_hold_what_the_page_reads():
     [group] = report.groups_of([report.parse(json.dumps(row).encode(), report.GROUP | report.ROLLOUT)
                                 for row in rows], [])
     first, second = group["rollouts"]
-    assert first["cited"] == ["a stiff neck"] and first["unsupported"] == ["low mood"] and first["chosen"] == "C"
+    assert first["cited"] == ["a stiff neck"] and first["unsupported"] == ["mood"] and first["chosen"] == "C"
     assert first["rejected"] == {"A": ["rash"]} and first["parts"]["accuracy"] == 0.7 == first["advantage"]
     assert second["chosen"] is None and group["weights"] == {"accuracy": 10}
     assert list(first["parts"]) == list(rewards.OBJECTIVES) and first["accuracy"] == 1 and second["accuracy"] == 0

@@ -68,6 +68,24 @@ ANSWERS = [  # inside the conclusion -> the letter
     (r"\boxed{C. Myocardial  Infarction}", "C"),
     (r"\boxed{(C) myocardial infarction}", "C"),
     (r"\boxed{aortic dissection}", "B"),
+    (r"\boxed{C) \text{Myocardial infarction}}", "C"),
+    (r"\boxed{\text{C}) \text{ Myocardial infarction}}", "C"),
+    (r"\boxed{\text{C. } \text{Myocardial infarction}}", "C"),
+    (r"\boxed{\text{Myocardial\ infarction}}", "C"),
+    (r"\boxed{C. Myocardial infarction.}", "C"),
+    (r"\boxed{Myocardial infarction.}", "C"),
+    (r"\boxed{C - Myocardial infarction}", "C"),
+    (r"\boxed{C Myocardial infarction}", "C"),
+    (r"\boxed{Option C}", "C"),
+    (r"\boxed{letter: C}", "C"),
+    (r"\boxed{Answer: C}", "C"),
+    (r"\boxed{letter}", None),
+    (r"\boxed{option C or E}", None),
+    (r"\boxed{C - E}", None),
+    (r"\boxed{C) E}", None),
+    (r"\boxed{C/E}", None),
+    (r"\boxed{C-E}", None),
+    (r"\boxed{C. infarction}", None),
     (r"\boxed{C: aortic dissection}", None),
     (r"\boxed{C: infarction}", None),
     (r"\boxed{}", None),
@@ -118,6 +136,9 @@ def test_answer(inside, letter):
         (f"<think>{BOX}</think>", None),
         (f"{BOX} then {answered(BOX)}", "A"),
         (rf"\boxed{{B}} then {answered(BOX)}", None),
+        (rf"\boxed{{8400 mL}} then {answered(BOX)}", "A"),  # an intermediate result
+        (rf"\boxed{{B then {answered(BOX)}", "A"),
+        (rf"{answered(BOX)} \boxed{{aortic dissection}}", None),
         (answered(BOX) + answered(BOX), "A"),
         (answered(BOX) + answered(r"\boxed{B}"), None),
         (answered(BOX) + "<answer>\\boxed{B}</answer>", None),
@@ -350,8 +371,10 @@ CITED = [
     (f"{RUB} was heard, suggesting pericarditis.", [RUB]),
     (f"{RUB} would typically suggest pericarditis.", []),
     (f"{RUB} is diagnostic of pericarditis.", []),
-    (f"There is a {RUB}, so it is pericarditis.", [RUB]),
-    (f"It must be pericarditis, because there is a {RUB}.", [RUB]),
+    (f"There is a {RUB}, so it is pericarditis.", []),  # counted (MEASURED), not paid: mechanisms stand there too
+    (f"It must be pericarditis, because there is a {RUB}.", []),
+    (f"{RUB} is concerning for pericarditis and is compatible with it.", [RUB]),
+    (r"A troponin of $90 \, \text{ng/L}$ suggests pericarditis.", [TROPONIN]),
     (f"He has {RUB} and {ACNE}. This combination suggests pericarditis.", [RUB, ACNE]),
     (f"He has {RUB}. These are my thoughts.", []),
     (f"A 63-year-old man with {RUB} suggests it.", []),
@@ -397,6 +420,12 @@ REJECTED = [
     ("Aortic aneurysm is seen in tall runners.", ""),  # not on offer
     ("Tall runners suggest dissection, but idle travellers do not.", ""),
     ("Pericarditis is seen in tall runners.", ""),  # the key
+    ("A) Acute pericarditis. It is not likely to be mild because there is no fever.", ""),
+    ("**B) Aortic dissection:**\n- It's unlikely because there is no back pain.", "B"),  # after its heading
+    ("- B) Aortic dissection\n- Unlikely, since there is no back pain.", "B"),
+    ("B) Aortic dissection tears. This is unlikely as there isn't any back pain.", "B"),
+    ("B) Aortic dissection and C) myocardial infarction. This is unlikely as there is no back pain.", ""),
+    ("E) infarction is unlikely because there is no infarction.", ""),
 ]
 
 
@@ -437,6 +466,9 @@ UNSUPPORTED = [
     ("Pericarditis is supported by hemoptysis.", 1),
     ("The patient has a rash, which suggests pericarditis.", 1),
     ("hemoptysis polyuria epistaxis tophi miosis support it.", 2),
+    ("Additionally, the presence of significant sharp chest pain suggests it.", 0),  # words that claim nothing
+    ("Moreover, a low, severe, acute, positive rash suggests it.", 1),
+    ("Acneic skin suggests it.", 1),  # skin; acneic is the case's acne
 ]
 
 
@@ -465,6 +497,80 @@ def test_findings_of_a_published_case():
     assert len(rewards.citations("A blood pressure of 126/74 supports anemia. 36.7 °C supports anemia.", q)) == 2
     assert rewards.citations("A blood pressure of 126/75 supports anemia. Blood clots support anemia.", q) == []
     assert len(rewards.citations("No fever argues against lymphoma.", q)) == 1
+
+
+@pytest.mark.parametrize("stem, denied", [
+    ("He has no fever, chills, headache, or myalgia.", "fever chill headache myalgia"),
+    ("There is a cough without fever, rash or chills, and wheezing.", "fever rash chill"),
+    ("He has an injected eye without discharge, cracked lips, and a rash.", "discharge"),
+    ("He denies fever, chills, and night sweats but has a cough.", "fever chill sweat"),
+    ("She has not had diarrhea. She does not have a rash.", "diarrhea rash"),
+    ("There is no murmur, the lungs are clear, and he is pale or tired.", "murmur"),
+    ("A rapid antigen test is negative, and an x-ray shows a mass.", "antigen"),
+])
+def test_what_a_stem_denies(stem, denied):
+    findings = rewards.findings_of(stem + " What is the diagnosis?")
+    words = {word for f in findings if f.negated for word in f.words}
+    assert set(denied.split()) <= words
+    present = {word for f in findings if not f.negated for word in f.words}
+    assert not present & set("fever chill headache myalgia discharge night diarrhea murmur antigen".split())
+
+
+def test_a_second_rendering_and_readings_of_a_value():
+    stem = ("She has fatigue, a 7-kg (15-lb) weight loss, and a 4-cm mass (3 cm last year). Her temperature is 38.4°C "
+            "(101.1°F), pulse is 64/min, and blood pressure is 82/48 mm Hg. Which of the following is it?")
+    q = SimpleNamespace(stem=stem, options={"A": "anemia", "B": "lymphoma"}, answer="A")
+    assert [f.text for f in rewards.findings_of(stem)] == [
+        "fatigue", "a 7-kg weight loss", "a 4-cm mass", "3 cm last year", "Her temperature is 38.4°C",
+        "pulse is 64/min", "blood pressure is 82/48 mm Hg"]
+    assert rewards.unsupported("Fever, a febrile hypotensive sign and hypotension suggest it. 15 lb suggest it.",
+                               q) == []
+    assert rewards.unsupported("Tachycardia suggests it. Bradycardia suggests it.", q) == ["tachycardia", "bradycardia"]
+    assert rewards.citations("Hypotension suggests lymphoma.", q) == []  # true, and not paid: it quotes nothing
+    assert measures.citations("Hypotension suggests lymphoma.", q) == ["blood pressure is 82/48 mm Hg"]
+    assert measures.citations("Tachycardia suggests lymphoma.", q) == []
+
+
+MEASURED = [  # counted, where rewards.citations() is paid for set phrases
+    (f"There is a {RUB}, so it is pericarditis.", [RUB]),
+    (f"It must be pericarditis, because there is a {RUB}.", [RUB]),
+    ("The friction rub makes pericarditis likely.", [RUB]),
+    ("The rub makes pericarditis likely.", [RUB]),  # no other finding has the word
+    ("No rub, so it is unlikely.", []),
+    ("Chest pain. Pericarditis.", [CHEST]),
+    ("High troponin: pericarditis.", [TROPONIN]),
+    ("A troponin of 80 is high.", []),
+    ("Troponin should be measured.", []),
+    ("At his age pericarditis is likely.", ["63-year-old"]),
+    ("At 63 years old pericarditis is likely.", ["63-year-old"]),
+    ("The patient has chest pain and acne.", []),  # retold
+    ("The patient has chest pain and acne. This suggests pericarditis.", [CHEST, ACNE]),
+    ("rub " * 500, []),
+    (Q.stem, []),
+    (f"{CHEST}. {RUB}.", []),
+    (f"{CHEST}. {RUB}. Pericarditis.", [RUB]),
+]
+
+
+@pytest.mark.parametrize("response, findings", MEASURED)
+def test_measured_citations(response, findings):
+    assert [f.removeprefix("and ") for f in measures.citations(response, Q)] == findings
+
+
+@pytest.mark.parametrize("stem, response, words", [
+    ("He has shortness of breath and stiff neck.", "Dyspnea, nuchal rigidity", "shortness of breath , stiff neck"),
+    ("A salty taste.", "salt", "salty"),
+    ("Temperature is 39.0 °C.", "febrile", "temperature is 39 ° c"),
+    ("Temperature is 37.0 °C.", "no fever", "temperature is 37 ° c"),
+    ("Temperature is 37.0 °C.", "fever", "fever"),
+    ("Blood pressure is 120/80 mm Hg.", "hypotension", "hypotension"),
+    ("He has emesis.", "anemia and vomiting", "anemia and emesis"),
+    ("He has a stiff neck.", "meningismus or B) nuchal rigidity", "meningismus or B) stiff neck"),
+])
+def test_a_response_is_read_in_the_words_of_its_case(stem, response, words):
+    q = SimpleNamespace(stem=stem, options={"A": "anemia", "B": "meningismus"}, answer="A")
+    [sentence] = rewards.sentences(response)
+    assert " ".join(measures.in_its_words(sentence, rewards.case_of(q))) == words
 
 
 def test_behaviours_count_each_cue_a_few_times():
@@ -503,6 +609,8 @@ def test_score_and_total():
     (S1 + " hemoptysis supports acute pericarditis.", 2 / 3 * 2 / 3),  # two right of three cited
     (S1 + " " + S2 + " hemoptysis and purple toes support acute pericarditis.", 3 / 5),
     ("troponin of 95 ng/L supports acute pericarditis.", 0),
+    (S1 + " It is likely, because it inflames the outer layer of the heart, so nerves fire.", 2 / 3),  # no finding
+    (S1 + " He has a rash. This suggests lupus.", 2 / 3 * 2 / 3),
 ])
 def test_grounding(response, share):
     assert rewards.grounding(response, Q) == pytest.approx(share)
@@ -534,6 +642,8 @@ VERIFIERS = {
     "thinking": rewards.thinking,
     "consistency": rewards.consistency,
     "citations": rewards.citations,
+    "measured citations": measures.citations,
+    "measured unsupported": measures.unsupported,
     "rejections": measures.rejections,
     "unsupported": rewards.unsupported,
     "behaviours": lambda text, q: measures.behaviours(text),
