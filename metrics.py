@@ -62,7 +62,7 @@ def report_troubles(row, before, kl_limit, processes):
          f"KL {row['kl']} is over its limit {kl_limit:.3g}; the step only pulls back to the start model"),
         ("answered", row["answered"] < 0.8 * most,
          f"{row['answered']:.0%} of the responses name an option, it was {most:.0%}"),
-        ("cut", row["cut"] == 1, "every response is cut; see --max-new-tokens"),
+        ("cut", row["cut"] > 0.5, f"{row['cut']:.0%} of the responses are cut; see --max-new-tokens"),
     ]
     for name, off, text in checks:
         if off and name not in before.get("off", ()):

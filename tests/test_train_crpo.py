@@ -1,9 +1,11 @@
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import metrics
 import run
 from model import PRESETS as MODEL_PRESETS
 from model import init_model
@@ -249,3 +251,15 @@ def test_an_update_raises_what_was_better_and_lowers_what_was_worse(processes):
     update(policy, optimizer, batch, torch.tensor([0.7, -0.7], device=processes.device), None, 0.0, config, processes)
     after = reference_logprobs(policy, batch, config, processes)
     assert after[0].sum() > before[0].sum() and after[1].sum() < before[1].sum()
+
+
+def test_a_trouble_is_told_once_when_it_begins():
+    told, before = [], {}
+    fine = {"step": 1, "skipped": 0.2, "kl": 0.1, "answered": 1.0, "cut": 0.5}
+    for step, changed in enumerate([{}, {"cut": 0.6}, {"cut": 1.0}, {}, {"cut": 0.9, "skipped": 0.9}, {"kl": 0.5},
+                                    {"answered": 0.7}]):
+        before = metrics.report_troubles(fine | changed | {"step": step}, before, 0.3, SimpleNamespace(say=told.append))
+    assert [line.split("step ")[1][:32] for line in told] == [
+        "1: 60% of the responses are cut;", "4: 90% of the groups teach nothi",
+        "4: 90% of the responses are cut;", "5: KL 0.5 is over its limit 0.3;",
+        "6: 70% of the responses name an "]
