@@ -15,6 +15,7 @@ from rewards import (APART, ATTRIBUTION, EMPTY, INFERENCE, MARKUP, PATIENT, READ
                      denied_at, extract_answer, is_number, named_options, readings_of, refusals, root, sentences,
                      tokens_of, word_set)
 
+MANY = 20  # findings that share a word; it names none of more
 CUE_LIMIT = 3  # how often one cue phrase counts as a behaviour
 BEHAVIOURS = {  # cue phrases, none across a line
     "backtracking": """wait, on second thought, let me reconsider, reconsidering, let me re examine, let me rethink,
@@ -35,24 +36,24 @@ fever|febrile|pyrexia
 vomiting|emesis|vomit|vomited
 itching|pruritus|pruritic|itchy|itch
 jaundice|icterus|icteric|scleral icterus|yellow skin|yellowing
-edema|swelling|swollen|oedema|puffiness|puffy
+edema|oedema
+swelling|swollen|puffiness|puffy
 diabetes mellitus|diabetes|diabetic
 hypertension|high blood pressure|hypertensive
-myocardial infarction|heart attack|mi
+myocardial infarction|heart attack
 jugular venous distention|jvd|distended neck veins|elevated jugular venous pressure|raised jugular venous pressure
 sleeps on three pillows|sleeps on two pillows|orthopnea
 hematemesis|vomiting blood|vomited blood
 melena|black stools|tarry stools|black tarry stools|dark stools
 hematochezia|bloody stools|rectal bleeding|blood in the stool
 hemoptysis|coughing up blood|coughing blood
-hematuria|blood in the urine|bloody urine|red blood cells|red cells
+hematuria|blood in the urine|bloody urine
 dysuria|painful urination|pain on urination|burning on urination|burning with urination
 polyuria|frequent urination|urinary frequency
 polydipsia|increased thirst|excessive thirst
 neck stiffness|stiff neck|nuchal rigidity|neck rigidity|meningismus
 photophobia|sensitivity to light|light sensitivity
 syncope|fainted|fainting|passed out|loss of consciousness
-pale|pallor
 sweating|diaphoresis|diaphoretic|sweaty|sweats
 hair loss|alopecia
 fatigue|tired|tiredness|exhaustion
@@ -63,13 +64,11 @@ lethargic|lethargy|drowsy|drowsiness|somnolent|sleepy
 weight loss|lost weight|losing weight
 weight gain|gained weight
 smoking|smoker|smokes|smoked|smoke|cigarettes|tobacco
-alcohol|drinking|drinks|drinker
 joint pain|arthralgia|arthralgias
 muscle pain|myalgia|myalgias|muscle aches
 nosebleeds|epistaxis
 runny nose|rhinorrhea
 sore throat|pharyngitis
-upper respiratory infection|cold|viral infection
 petechial rash|petechiae|purpuric rash|purpura
 crackles|rales|crepitations
 wheezing|wheeze|wheezes
@@ -93,11 +92,9 @@ ct scan|ct|computed tomography
 mri|magnetic resonance imaging
 ultrasonography|ultrasound|sonography
 blood pressure|bp
-pulse|heart rate|hr
-respirations|respiratory rate|rr|breathing rate
-oxygen saturation|spo2|o2 saturation|saturation
-protein|proteinuria
-stool|stools""".splitlines()]  # of each line all say the same
+pulse|heart rate
+respirations|respiratory rate|breathing rate
+oxygen saturation|spo2|o2 saturation|saturation""".splitlines()]  # of each line all say the same
 
 RANGE = word_set("low high elevated raised reduced decreased increased normal large small abnormal")
 DISMISSED = EMPTY | APART | word_set("""no needed need indicated appropriate recommended useful helpful best wrong
@@ -107,6 +104,7 @@ TESTS = word_set("""ecg electrocardiogram x ray chest radiograph ultrasonography
     analysis examination biopsy laboratory study serum smear echocardiography colonoscopy endoscopy urine cerebrospinal
     fluid brain head abdomen abdominal pelvic renal neck blood test""")
 PREPOSITIONS = word_set("of on in at with for to when during over from by after around between above below without")
+OTHERWISE = word_set("portal pulmonary intracranial ocular gestational")  # before a word that then means another thing
 VAGUE = word_set("loss level history count pain test sign episode change problem type disease side day use")
 AGE = re.compile(r"\b(\d{1,3})[- ](?:year|month|week|day)s?[- ]old\b", re.IGNORECASE)
 
@@ -135,7 +133,7 @@ class Reading:
             said = next((phrase for phrase in group if as_line(phrase) in case.line), None)
             own.update((phrase, said) for phrase in group if said and as_line(phrase) not in case.line)
         for finding in case.findings:
-            readings, words = readings_of(finding), tuple(tokens_of(finding.text))
+            readings, words = readings_of(finding), tuple(tokens_of(finding.text)[:12])
             own.update(((word,), words) for word in readings - case.words)
             own.update(((no, "fever"), words) for no in ("no", "without") if "afebrile" in readings)
         self.wordings = {}  # first word -> [(a wording, the case's own)], the longest first; options keep their names
@@ -159,7 +157,7 @@ def in_its_words(sentence, case):
     while place < len(sentence):
         word = sentence[place]
         for phrase, words in reading.wordings.get(word, ()):
-            if tuple(sentence[place:place + len(phrase)]) == phrase:
+            if tuple(sentence[place:place + len(phrase)]) == phrase and OTHERWISE.isdisjoint(sentence[place - 1:place]):
                 break
         else:
             known = word in case.words or word in case.option_words or word in EMPTY
@@ -179,7 +177,7 @@ def named(sentence, case):
     order, places, ranked = 0, {}, []
     for position, word in enumerate(sentence):
         order += word not in STOP
-        for finding in case.index.get(word, ()):
+        for finding in case.index.get(word, ())[:MANY]:
             places.setdefault(finding, []).append((order, position))
     for finding, at in places.items():
         seen, core = {sentence[p] for _, p in at}, case.findings[finding].words - UNITS

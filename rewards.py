@@ -11,7 +11,6 @@ raises, and time is linear in the text. A policy under optimisation is an advers
 might be earned without being deserved is not given.
 """
 
-import math
 import re
 import unicodedata
 from collections import Counter, namedtuple
@@ -68,13 +67,13 @@ def box_letter(content, options):
     A bare letter is always the option's letter, whatever the option texts are. A text after the letter must be that
     option's own: "C: " and the text of B is a hedge. A text alone must be the text of exactly one option.
     """
-    content = TEX_SPACE.sub(" ", WRAPPER.sub(r"\1", WRAPPER.sub(r"\1", content))).strip()
+    written, content = content, TEX_SPACE.sub(" ", WRAPPER.sub(r"\1", WRAPPER.sub(r"\1", content))).strip()
     lettered = LETTERED.fullmatch(PREAMBLE.sub("", content, count=1))
     letter, rest = (lettered[1].upper(), lettered[2]) if lettered else (None, "")
     if letter in options and not rest:
         return letter
     for form in (fold, lambda text: fold(text).rstrip(".")):
-        same_text = [x for x, text in options.items() if form(text) == form(content)]
+        same_text = [x for x, text in options.items() if form(text) in (form(content), form(written))]
         if len(same_text) == 1:
             return same_text[0]
     return letter if letter in options and form(rest) == form(options[letter]) else None
@@ -105,8 +104,8 @@ def accuracy(response, question):
 MARKUP = re.compile(r"<[^<>]{0,40}>|\\[A-Za-z]+|System [12]:")
 TEX = re.compile(r"\\(?:(?:text|math)[a-z]{0,2}\b|mu\s*|[,;:! %])|\^?\\circ|n['’]t\b|[${}~]")
 PLAIN = {"\\mu": "µ", "\\circ": "°", "^\\circ": "°", "\\%": "%", "n't": " not", "n’t": " not"}
-LIST = re.compile(r"\b(no|without)\b(?:(?!\b(?:no|without|and|but|is|are|was|were|has|have|had|he|she|the|who|with)\b)"
-                  r"[^.;:()\n]){1,120}?\bor\b", re.IGNORECASE)  # "no a, b, or"
+LIST = re.compile(r"\b(no(?! doubt| question)|without)\b(?:(?!\b(?:no|without|and|but|is|are|was|were|has|have|had|he"
+                  r"|she|the|who|with|takes|drinks|smokes|worsens|one|two)\b)[^.;:()\n]){1,120}?\bor\b", re.IGNORECASE)
 TIME = re.compile(r"(?<!\d)\d{1,3}[- ](?:year|month|week|day|hour)s?\b(?:[- ]old\b)?", re.IGNORECASE)  # ages, durations
 SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
 # an option's letter as "B)", a number, a word, or one of the marks that the rules look at
@@ -230,11 +229,14 @@ def is_real(text):
 CLAUSE = re.compile(r"(,(?!\d)|[;:()\n]|\b(?:and|with|but|who|which|that|because|while|although|however|has|have|had"
                     r"|shows?|showed|reveals?|revealed|demonstrates?|presents?|complains?|reports?|states|includes?"
                     r"|including|due to|is significant for|is notable for)\b)", re.IGNORECASE)
-HAS_NOT = re.compile(r"\b(?:(?:has|have|had) not had|(?:does|do|did) not have)\b", re.IGNORECASE)
-SECOND = re.compile(r"(\d[- ]?[^\s\d()]{1,12}) \(\d[^()]{0,40}\)")  # of the same value, as in "36.7°C (98.0°F)"
+HAS_NOT = re.compile(r"\b(?:(?:has|have|had)(?: not|n['’]t) had|(?:does|do|did)(?: not|n['’]t) have)\b", re.I)
+# of the same value, as in "36.7°C (98.0°F)"
+SECOND = re.compile(r"(\d[- ]?[^\s\d()]{1,12}) \((?=\d)(?:[^()A-Za-z]|\b[A-Za-z]{1,4}\b){1,40}\)")
 ASKS = word_set("which what how why who following next step diagnosis cause mechanism appropriate except true false")
 
 
+# other values of the same names
+UNLIKE = word_set("a1c glycated oximetry transferrin urine cerebrospinal csf fetal pg direct ldl hdl ionized")
 # a value's name, a limit and what it is called below, a limit and what it is called above (in adults)
 READINGS = [[word_set(name), (float(low), word_set(below)), (float(high), word_set(above))]
             for name, low, below, high, above in (line.split("|") for line in """\
@@ -260,10 +262,14 @@ cholesterol|0||240|hypercholesterolemia""".splitlines())]
 
 def readings_of(finding):
     """The words that say what a finding's value is: "hypotension" of a blood pressure of 82/48."""
-    plain_numbers = (n.partition("/")[0] for n in finding.numbers if re.fullmatch(r"\d+(\.\d+)?(/\d+)?", n))
-    value = min(map(float, plain_numbers), default=math.nan)
-    return {word for name, (low, below), (high, above) in READINGS if name <= finding.words
-            for word in (below if value < low else above if value > high else ())}
+    fitting = [entry for entry in READINGS if entry[0] <= finding.words]
+    first = next(filter(is_number, tokens_of(finding.text)), "").partition("/")[0]
+    if len(fitting) != 1 or not UNLIKE.isdisjoint(finding.words) or not re.fullmatch(r"\d+(\.\d+)?", first):
+        return frozenset()
+    [(name, (low, below), (high, above))], value = fitting, float(first)
+    if "temperature" in name and value > 45:
+        value = (value - 32) / 1.8
+    return below if value < low else above if value > high else frozenset()
 
 
 # A content phrase of the stem: its text, content words and exact values, and whether the stem denies it.
@@ -277,15 +283,17 @@ def findings_of(stem):
     as in "36.7°C (98.0°F)", is none of its own. A stem that is only a question gives its clauses all the same.
     """
     found, before_question = [], None
-    stem = TIME.sub(" ", HAS_NOT.sub("has no", SECOND.sub(r"\1", plain(stem[:READ]))))
+    stem = TIME.sub(" ", SECOND.sub(r"\1", plain(HAS_NOT.sub("has no", stem[:READ]))))
     lines = [line for line in SENTENCE_END.split(stem) if line.strip()]
     for place, line in enumerate(lines):
         denied, (first, *rest) = False, CLAUSE.split(line)
         for joint, clause in [("", first), *zip(rest[::2], rest[1::2])]:
             tokens = tokens_of(clause)
-            if before_question is None and place == len(lines) - 1 and not ASKS.isdisjoint([*tokens, joint.lower()]):
+            asks = not ASKS.isdisjoint(tokens) or joint.lower() == "which" and clause is rest[-1]
+            if before_question is None and place == len(lines) - 1 and asks:
                 before_question = list(found)
-            denied = not DENIES.isdisjoint(tokens) or denied and joint.lower() not in TURNS  # "denies a, b, and c"
+            denies = not DENIES.isdisjoint(tokens) or "negative for " in clause  # a, b, and c
+            denied = denies or denied and joint.lower() not in ("but", "however", "although")
             negated = denied or not (NOT_BEFORE | NOT_AFTER).isdisjoint(tokens)
             numbers = frozenset(t for t in tokens if is_number(t))
             words = [t for t in tokens if t not in NO_FINDING and not is_number(t)]
@@ -314,7 +322,7 @@ class Case:
             for word in finding.words - UNITS:
                 self.values.setdefault(word, set()).update(finding.numbers)
         self.line = as_line(tokens_of(plain(stem[:READ])))
-        self.options = {letter: as_line(tokens_of(text[:READ])) for letter, text in options}
+        self.options = {letter: as_line(tokens_of(plain(text[:READ]))) for letter, text in options}
         # (what names an option in such a line, its letter)
         self.names = [(name, letter) for letter, text in self.options.items()
                       for name in (f" {letter}) ", f" option {letter.lower()} ", text) if len(name) > 3]
@@ -326,9 +334,12 @@ class Case:
         self.short_names = {word: letter for letter, text in self.options.items() for word in text.split()
                             if used[word] == 1 and len(word) > 2 and word[0].isalpha()
                             and word not in EMPTY and word not in self.words}
-        for letter, text in self.options.items():  # and initials: HSV
-            initials = "".join(word[0] for word in text.split() if word[0].isalpha() and word not in STOP)
-            self.short_names.update((initials[:n], letter) for n in range(3, len(initials) + 1))
+        initials = ["".join(word[0] for word in text.split() if word[0].isalpha() and word not in STOP)
+                    for text in self.options.values()]  # and those, as HSV
+        initials = [(x[:n], letter) for x, letter in zip(initials, self.options) for n in range(3, len(x) + 1)]
+        used = Counter(name for name, _ in initials)
+        self.short_names.update((name, letter) for name, letter in initials
+                                if used[name] == 1 and name not in EMPTY and name not in self.words)
         letters = Counter(script(c) for c in stem[:READ] + "".join(text[:READ] for _, text in options) if c.isalpha())
         self.scripts = {name for name, n in letters.items() if 10 * n >= letters.total()} | {"LATIN"}
 
@@ -563,7 +574,8 @@ def named_options(sentence, case, short=False):
     line = as_line(sentence)
     named = sorted((line.index(name), -len(name), letter) for name, letter in case.names if name in line)
     for place, word in enumerate(sentence if short and not named else ()):
-        letter, beside = case.short_names.get(word), set(sentence[max(0, place - 1):place + 2])
+        letter = case.short_names.get(word)
+        beside = set(sentence[max(0, place - 1):place] + sentence[place + 1:place + 2])
         if letter and not beside - EMPTY - APART - set(case.options[letter].split()):
             return [letter]
     return list(dict.fromkeys(letter for _, _, letter in named))
@@ -591,16 +603,18 @@ def refusals(response, question, short=False):
     """{letter: what the reason rests on} of every option that the response rejects with a valid reason.
 
     A sentence rejects the option it names first, if it holds a word of rejection; one that names none and begins with
-    "this" or "it", or follows a heading, the wrong one that the sentence before names. The reason stands in it or else
-    in the next or previous sentence, if that names no option and infers nothing else. Each reason must rest on what no
-    earlier one did. The key and the response's own choice are rejected only where no other option is named.
+    "this" or "it", or follows a heading, the one that the sentence before names ("not" alone does not do there). The
+    reason stands in it or else in the next or previous sentence, if that names no option and infers nothing else. Each
+    reason must rest on what no earlier one did. The key and the response's own choice are rejected only where no other
+    option is named.
     """
     case, rejected, said = case_of(question), {}, sentences(response)
     own = {question.answer, extract_answer(response, question.options)}
     for place in (p for p, sentence in enumerate(said) if not REJECT.isdisjoint(sentence)):
         named, before = named_options(said[place], case, short), said[max(0, place - 1)]
-        if not named and len(of := named_options(before, case, short)) == 1 and of[0] not in own:
-            heading = set(before) <= EMPTY | {f"{of[0]})", *case.options[of[0]].split()}
+        clearly = any("not" not in pair and pair[1] in REJECT for pair in zip(["", *said[place]], said[place]))
+        if not named and clearly and len(of := named_options(before, case, short)) == 1:
+            heading = set(before) <= STOP | {"option", f"{of[0]})", *case.options[of[0]].split()}
             named = of if heading or said[place][0] in ("this", "it") else []
         letter, *others = named or [None]
         if letter is None or letter in rejected or others and letter in own:

@@ -426,7 +426,18 @@ REJECTED = [
     ("B) Aortic dissection tears. This is unlikely as there isn't any back pain.", "B"),
     ("B) Aortic dissection and C) myocardial infarction. This is unlikely as there is no back pain.", ""),
     ("E) infarction is unlikely because there is no infarction.", ""),
+    ("B) dissection fits. This is not wrong because there is no rash.", ""),
+    ("B) aortic dissection is the most likely diagnosis\nThe pain is not new since there is no yak", ""),
+    ("AMI was unlikely, as there is no sweat.", ""),  # no initials of an option
 ]
+
+
+def test_options_are_named_by_their_own_initials():
+    texts = {"A": "Wiskott-Aldrich syndrome", "B": "herpes simplex virus", "C": "hepatitis serum virus", "D": "x"}
+    q = SimpleNamespace(stem="A boy has eczema.", options=texts, answer="D")
+    assert measures.rejections("This was unlikely because there was no zebra. HSV is seen in lions.", q) == {}
+    q.options = texts | {"C": "x"}
+    assert list(measures.rejections("HSV is seen in lions.", q)) == ["B"]
 
 
 @pytest.mark.parametrize("response, letters", REJECTED)
@@ -505,6 +516,9 @@ def test_findings_of_a_published_case():
     ("He has an injected eye without discharge, cracked lips, and a rash.", "discharge"),
     ("He denies fever, chills, and night sweats but has a cough.", "fever chill sweat"),
     ("She has not had diarrhea. She does not have a rash.", "diarrhea rash"),
+    ("She hasn't had fever, chills, headache, or myalgia.", "fever chill headache myalgia"),
+    ("She denies pain while urinating, fever, or chills.", "pain urinating fever chill"),
+    ("The history is negative for fever, diabetes, and night sweats.", "fever diabete sweat"),
     ("There is no murmur, the lungs are clear, and he is pale or tired.", "murmur"),
     ("A rapid antigen test is negative, and an x-ray shows a mass.", "antigen"),
 ])
@@ -526,6 +540,13 @@ def test_a_second_rendering_and_readings_of_a_value():
     assert rewards.unsupported("Fever, a febrile hypotensive sign and hypotension suggest it. 15 lb suggest it.",
                                q) == []
     assert rewards.unsupported("Tachycardia suggests it. Bradycardia suggests it.", q) == ["tachycardia", "bradycardia"]
+    for value in ("temperature is 97.8°F (36.6°C)", "hemoglobin A1c is 8%", "urine sodium is 44 mEq/L",
+                  "leukocyte count is 8,000/mm^3", "pulse oximetry shows 30 L/min", "pulse is x/min"):
+        [finding] = rewards.findings_of(f"The {value}.")[:1]
+        assert not rewards.readings_of(finding) - {"afebrile"}, value
+    assert "fever" in rewards.readings_of(rewards.findings_of("Temperature is 101.4°F.")[0])
+    assert [f.text for f in rewards.findings_of("She has 2 sisters (1 with lupus, 1 with anemia) and a cold.")] == [
+        "2 sisters", "lupus", "anemia", "a cold"]
     assert rewards.citations("Hypotension suggests lymphoma.", q) == []  # true, and not paid: it quotes nothing
     assert measures.citations("Hypotension suggests lymphoma.", q) == ["blood pressure is 82/48 mm Hg"]
     assert measures.citations("Tachycardia suggests lymphoma.", q) == []
@@ -611,6 +632,7 @@ def test_score_and_total():
     ("troponin of 95 ng/L supports acute pericarditis.", 0),
     (S1 + " It is likely, because it inflames the outer layer of the heart, so nerves fire.", 2 / 3),  # no finding
     (S1 + " He has a rash. This suggests lupus.", 2 / 3 * 2 / 3),
+    (S1 + " No doubt, hemoptysis, tophi, or purple toes support acute pericarditis.", 2 / 5 * 2 / 3),
 ])
 def test_grounding(response, share):
     assert rewards.grounding(response, Q) == pytest.approx(share)
@@ -626,6 +648,8 @@ def test_grounding(response, share):
     (S2 + " A) is unlikely because hemoptysis is absent.", 1 / 4),
     (S2 + " A) is unlikely, D) too, because hemoptysis is absent.", 2 / 4),  # of two options named, no charge
     (S2 + r" D) is unlikely because hemoptysis is absent. <conclusion>\boxed{D}</conclusion>", 1 / 4),
+    ("".join(f"{x}) {t}\nUnlikely, since there is no {y}\n" for (x, t), y in zip(
+        Q.options.items(), ("zebra", "yak", "gnu", "emu", "eland"))) + r"<conclusion>\boxed{B}</conclusion>", 0),
     ("B) is unlikely because mild acne does not fit it. C) is unlikely because mild acne really does not fit.", 1 / 4),
     ("".join(f"{x}) is wrong since no {y} is seen. " for x, y in zip("ABCDE", ("flu", "tophi", "gas", "pus", "rash"))),
      0),  # none is left
