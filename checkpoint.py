@@ -206,6 +206,8 @@ def save_model(directory, config, weights, eos_ids, pad_id, shard_bytes=5 * 2**3
     (directory / "config.json").unlink(missing_ok=True)
     for stale in {*directory.glob("model*.safetensors"), directory / INDEX} - {directory / n for n in (*names, *texts)}:
         stale.unlink(missing_ok=True)
+    for name in names:  # safetensors makes files that none but their owner can read
+        os.chmod(directory / f"{name}.tmp", (directory / "config.json.tmp").stat().st_mode)
     for name in (*names, *texts):
         os.replace(directory / f"{name}.tmp", directory / name)
 

@@ -108,12 +108,14 @@ def compare(directories):
                                  f"{directories[0]} ({len(rows[0])}), from line {place} on; evaluate both with the "
                                  "same --data and --limit")
         measured = [means_of(one) for one in rows]
+        asked = [{**{key: table.get(key) for key in SETTINGS}, "judge": (table.get("judge") or {}).get("directory")}
+                 for table in tables]
         shared = [m for m, (_, own) in measured[0].items()
                   if all(m in one and not np.isnan(np.subtract(one[m][1], own)).all() for one in measured)]
         first = np.array([measured[0][m][1] for m in shared]).T  # [questions, measures]
         result = {"directories": list(map(str, directories)), "questions": len(rows[0]),
-                  "differ": {key: [t.get(key) for t in tables] for key in SETTINGS
-                             if any(t.get(key) != tables[0].get(key) for t in tables)},
+                  "differ": {key: [one[key] for one in asked] for key in asked[0]
+                             if any(one[key] != asked[0][key] for one in asked)},
                   "means": {m: [one[m][0] for one in measured] for m in shared},
                   "differences": [], "intervals": [], "mcnemar": []}
         for one in measured[1:]:

@@ -40,10 +40,10 @@ class Config:
     directory: str = option("", "a run directory or any Hugging Face model directory", positional=True)
     data: list = option([], "question files; none: the clinic's test cases")
     limit: int = option(0, "only the first so many questions of each file; 0: all")
-    votes: int = option(1, "samples a question, for the majority vote")
+    votes: int = option(1, "samples a question, for the majority vote", least=1)
     objective: str = option("", "whose prompt; none: the run's, else crpo", choices=["", *rewards.WEIGHTS])
     temperature: float = option(1.0, "0: greedy")
-    top_p: float = option(1.0, "nucleus; 1: off")
+    top_p: float = option(1.0, "nucleus; 1: off", most=1)
     top_k: int = option(0, "0: off")
     max_new_tokens: int = option(0, "0: the run's own, else 4096 or half the context")
     max_rows: int = option(0, "responses in flight; 0: the run's own, else 64")
@@ -169,8 +169,6 @@ def main(config):
         raise ValueError("give a model directory to evaluate, or --compare and directories that are evaluated")
     if config.compare:
         return compare.show(config.compare, config.json)
-    if config.votes < 1 or config.limit < 0:
-        raise ValueError("--votes must be at least 1 and --limit at least 0")
     directory = Path(config.directory)
     sets = {}
     for path in config.data:
@@ -193,6 +191,8 @@ def main(config):
     config = replace(config, objective=config.objective or trained.get("objective", "crpo"),
                      max_new_tokens=config.max_new_tokens or most,
                      max_rows=config.max_rows or trained.get("max_rows") or 64)
+    own = trained.get("weights", []) if config.objective == trained.get("objective") else []
+    weights = rewards.weights_of(config.objective, own)  # of the reward, as the run's were
     policy = policy.to(processes.device, processes.dtype).eval()
     asked = ("objective", "temperature", "votes", "top_p", "top_k", "max_new_tokens", "seed")
     settings = {**{name: getattr(config, name) for name in asked}, "dtype": str(processes.dtype),
@@ -200,16 +200,20 @@ def main(config):
     tables, rows = {}, {}
     for name, questions in sets.items():
         path = results / f"{name}.responses.jsonl"
-        table, rows[name], _ = evaluate(policy, tokenizer, questions, config, processes, path, settings)
+        table, rows[name], _ = evaluate(policy, tokenizer, questions, config, processes, path, settings, weights)
         tables[name] = {**table, "breakdown": compare.breakdown(rows[name], questions)}
         if processes.main:
-            write_json(results / f"{name}.json", tables[name])
+            earlier = results / f"{name}.json"
+            if "judge_cecd" in table and earlier.exists():  # whose counts the stored responses hold
+                found = json.loads(earlier.read_text(encoding="utf-8"))
+                tables[name] |= {key: found[key] for key in found if key.startswith("judge") and key not in table}
+            write_json(earlier, tables[name])
     del policy
     counting = judge and load_model(config.judge).to(processes.device, processes.dtype).eval()
     for name, questions in sets.items() if judge else ():
         rows[name], verdicts = count_measures(judge, counting, questions, rows[name], processes, config.max_rows,
                                               results / f"{name}.judged.jsonl")
-        tables[name] |= {**aggregate(rows[name], rewards.WEIGHTS[config.objective]), **verdicts}
+        tables[name] |= {**aggregate(rows[name], weights), **verdicts}
         if processes.main:
             rewrite(results / f"{name}.responses.jsonl", rows[name])
             write_json(results / f"{name}.json", tables[name])

@@ -11,6 +11,7 @@ raises, and time is linear in the text. A policy under optimisation is an advers
 might be earned without being deserved is not given.
 """
 
+import math
 import re
 import unicodedata
 from collections import Counter, namedtuple
@@ -753,7 +754,25 @@ def evidence(response, question):
 def score(response, question):
     """Every objective of one response, by the name of its verifier, in the order of OBJECTIVES."""
     verifiers = (accuracy, clinical, consistency, thinking, grounding, coverage)
-    return {verifier.__name__: verifier(response, question) for verifier in verifiers}
+    scores = {verifier.__name__: verifier(response, question) for verifier in verifiers}
+    wrong = scores.keys() ^ OBJECTIVES.keys() or {name for name, value in scores.items() if not math.isfinite(value)}
+    if wrong:  # where a verifier was added
+        raise ValueError(f"verifier {', '.join(wrong)}: not in both score() and OBJECTIVES, or its score is not finite")
+    return {name: scores[name] for name in OBJECTIVES}
+
+
+def weights_of(objective, changes=()):
+    """{objective: weight}: WEIGHTS[objective] with the NAME=VALUEs of --weights in their place; ValueError for another."""
+    weights = dict(WEIGHTS[objective])
+    for change in changes:
+        name, _, value = change.partition("=")
+        if name not in OBJECTIVES or not re.fullmatch(r"\d*\.?\d+(e-?\d+)?|\d+\.", value):
+            raise ValueError(f"--weights {change}: write NAME=VALUE with one of {', '.join(OBJECTIVES)} and a number "
+                             "that is not negative")
+        weights[name] = float(value)
+    if not any(weights.values()):
+        raise ValueError("--weights: at least one must be above 0")
+    return weights
 
 
 def total(scores, weights):

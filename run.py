@@ -34,7 +34,7 @@ LOGS = ("metrics.jsonl", "samples.jsonl")
 KEPT_STATES = 2
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")  # above 0 where not the user started this process
 # What may change when a run goes on: it decides how the same numbers are computed, not which.
-FREE = {"fresh", "save_every", "micro_tokens", "micro_batch", "max_rows", "checkpoint_layers", "shard_within"}
+FREE = {"out", "fresh", "save_every", "micro_tokens", "micro_batch", "max_rows", "checkpoint_layers", "shard_within"}
 NONFINITE_LIMIT = 5  # steps in a row that had no update but skipped ones, after which a run stops
 # How long a process waits for the others before it takes one of them for lost. They sample apart for minutes and wait
 # for the slowest; and for rank 0, which reads a state twice to sum it up and to check it.
@@ -42,7 +42,8 @@ PATIENCE = timedelta(minutes=30)
 
 
 def option(default, help, **metadata):
-    """A dataclass field that parse_config turns into a flag. metadata: choices, or positional=True: no flag."""
+    """A dataclass field that parse_config turns into a flag. metadata: choices, or positional=True: no flag; of a number
+    least (0 where nothing is said, None: it may be negative) and most."""
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help, **metadata})
     return field(default=default, metadata={"help": help, **metadata})
@@ -58,7 +59,7 @@ def parse_config(config_class, description, presets=None, argv=None):
     """The command line of a dataclass of option() fields -> an instance of it.
 
     list fields take several values, bool fields also have --no-NAME. With presets, {name: {field: value}}, the values
-    of --preset NAME stand where no flag overrides them.
+    of --preset NAME stand where no flag overrides them. ValueError for a number that its option() does not allow.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for item in fields(config_class):
@@ -70,13 +71,20 @@ def parse_config(config_class, description, presets=None, argv=None):
         elif item.type is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **given)
         elif item.type is list:
-            parser.add_argument(flag, nargs="+", **given)
+            parser.add_argument(flag, nargs="+", action="extend", **given)
         else:
             parser.add_argument(flag, type=item.type, choices=item.metadata.get("choices"), **given)
     if presets:
         chosen = parser.parse_args(argv).preset
         parser.set_defaults(**presets.get(chosen, {}))
-    return config_class(**vars(parser.parse_args(argv)))
+    config = config_class(**vars(parser.parse_args(argv)))
+    for item in (item for item in fields(config) if item.type in (int, float)):
+        value, flag = getattr(config, item.name), "--" + item.name.replace("_", "-")
+        least, most = item.metadata.get("least", 0), item.metadata.get("most")
+        if not math.isfinite(value) or least is not None and value < least or most is not None and value > most:
+            raise ValueError(f"{flag} {value}: must be {'a number' if least is None else f'at least {least}'}"
+                             f"{'' if most is None else f' and at most {most}'}")
+    return config
 
 
 @dataclass
@@ -179,7 +187,10 @@ def resolve_model(name, tokenizer_directory="", seed=0):
             config = replace(config, vocab_size=max([*vocabulary["model"]["vocab"].values(), *added]) + 1)
         return init_model(config, seed), read_tokenizer_files(tokenizer_directory)
     if not Path(name).is_dir():
-        raise ValueError(f"--model {name}: no such directory, nor one of the presets {', '.join(PRESETS)}")
+        raise ValueError(f"{name}: no such directory, nor one of the presets {', '.join(PRESETS)}")
+    if (Path(name) / "run.json").exists() and not (Path(name) / "config.json").exists():
+        raise ValueError(f"{name}: an unfinished run, its model is not written yet; the same command goes on with it, and "
+                         "one of train_crpo.py with --steps 1 added ends it at its last state")
     return load_model(name), read_tokenizer_files(tokenizer_directory or name)
 
 
@@ -260,7 +271,9 @@ class RunDirectory:
     (seed, step or epoch, prompt, rollout), there is no dropout, and AdamW draws nothing.
     """
 
-    def __init__(self, path, config, processes, tokenizer_files):
+    def __init__(self, path, config, processes, tokenizer_files, free=()):
+        """free: names of fields that may change when the run goes on, besides FREE."""
+        self.free = FREE.union(free)
         self.path, self.processes, self.tokenizer_files = Path(path), processes, tokenizer_files
         self.save_every, self.nonfinite, self.lock = config.save_every, 0, None
         dist.barrier()  # --model may be this directory: every process has read it before it is moved aside
@@ -284,7 +297,7 @@ class RunDirectory:
                 print(f"the earlier run in {self.path} is now {self.path}.{number}", flush=True)
             else:
                 old = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-                differ = [f"{k}: {old.get(k)} there, {config.get(k)} here" for k in sorted({*old, *config} - FREE)
+                differ = [f"{k}: {old.get(k)} there, {config.get(k)} here" for k in sorted({*old, *config} - self.free)
                           if old.get(k) != config.get(k)]
                 if differ:
                     raise ValueError(

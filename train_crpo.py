@@ -71,17 +71,17 @@ class Config:
 
     steps: int = option(80, "training steps; 0: as many as --epochs asks for")
     epochs: float = option(1.0, "passes over the data, where --steps is 0")
-    prompts: int = option(8, "B, prompts a step over all processes")
-    group: int = option(8, "G, rollouts a prompt")
-    minibatches: int = option(2, "updates a step, each on its share of the prompts")
-    micro_tokens: int = option(4096, "tokens that pass through the model at once, in training")
+    prompts: int = option(8, "B, prompts a step over all processes", least=1)
+    group: int = option(8, "G, rollouts a prompt: an advantage is relative to its group", least=2)
+    minibatches: int = option(2, "updates a step, each on its share of the prompts", least=1)
+    micro_tokens: int = option(4096, "tokens that pass through the model at once, in training", least=1)
     checkpoint_layers: bool = option(False, "recompute layers in the backward pass, to save memory")
 
     temperature: float = option(1.0, "of sampling, and of the probabilities that are trained")
-    top_p: float = option(1.0, "nucleus; below 1 the trained probabilities are not those sampled from")
+    top_p: float = option(1.0, "nucleus; below 1 the trained probabilities are not those sampled from", most=1)
     top_k: int = option(0, "0: off; otherwise as top_p")
-    max_prompt_tokens: int = option(512, "longer prompts are left out, and counted")
-    max_new_tokens: int = option(160, "longer rollouts are cut, and counted")
+    max_prompt_tokens: int = option(512, "longer prompts are left out, and counted", least=1)
+    max_new_tokens: int = option(160, "longer rollouts are cut, and counted", least=1)
     max_rows: int = option(0, "rollouts in flight on one process while sampling; 0: all of its share")
 
     lr: float = option(4e-4, "learning rate, constant after the warm-up")
@@ -89,9 +89,9 @@ class Config:
     weight_decay: float = option(0.01, "of AdamW")
     clip: float = option(0.2, "c, the ratio's clip range")
     grad_clip: float = option(1.0, "largest gradient norm")
-    beta: float = option(0.001, "weight of the KL to the start model")
-    target_kl: float = option(0.3, "beta is steered to keep the KL near it; 0: beta stays as it is")
-    entropy_bonus: float = option(-0.05, "weight of the entropy; below 0 a penalty, which sharpens the policy")
+    beta: float = option(0.001, "weight of the KL to the start model, at first")
+    target_kl: float = option(0.3, "beta is steered, from 1e-4 to 0.1, to keep the KL near it; 0: beta stays as it is")
+    entropy_bonus: float = option(-0.05, "weight of the entropy; below 0 a penalty, which sharpens the policy", least=None)
 
 
 # What the paper and its released code publish. Rollouts in flight and micro-batches are ours, for 48 GB.
@@ -252,14 +252,10 @@ def update(model, optimizer, batch, advantage, ref_logprob, beta, config, proces
 
 def main(config):
     # 0. Data, models, optimizer
-    for name in ("prompts", "minibatches", "micro_tokens", "max_prompt_tokens", "max_new_tokens"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-    if config.group < 2:
-        raise ValueError("--group must be at least 2: an advantage is relative to its group")
-    if config.temperature <= 0:
-        raise ValueError("--temperature must be positive: greedy rollouts of a group are all the same")
-    weights = objective_weights(config)
+    for name in ("temperature", "top_p", "clip", "grad_clip"):
+        if getattr(config, name) == 0:
+            raise ValueError(f"--{name.replace('_', '-')} 0 teaches nothing; give a positive number")
+    weights = rewards.weights_of(config.objective, config.weights)
     processes = run.start(config.shard_within, config.dtype)
     for name, parts in (("processes", processes.world), ("minibatches", config.minibatches)):
         if config.prompts % parts:
@@ -277,7 +273,9 @@ def main(config):
         raise ValueError(f"no prompt fits into {limit} tokens, the lesser of --max-prompt-tokens and what "
                          f"--max-new-tokens leaves of a context of {policy.config.max_position_embeddings}")
     steps = config.steps or math.ceil(config.epochs * len(train) / config.prompts)
-    directory = run.RunDirectory(config.out, config, processes, tokenizer_files)
+    if not steps:
+        raise ValueError("--steps 0 and --epochs 0 leave nothing to train")
+    directory = run.RunDirectory(config.out, config, processes, tokenizer_files, free=("steps", "epochs"))
     policy.checkpoint_layers = config.checkpoint_layers
     policy = run.shard(policy, processes)
     reference = run.sharded_copy(policy, processes) if config.beta or config.target_kl else None
@@ -290,7 +288,6 @@ def main(config):
     if directory.continued:
         values = directory.load_state(policy, optimizer, schedule)
         first, beta, refused = values["step"], values["beta"], values["refused"]
-    stopping = run.catch_signals()
 
     def held_out_result(when):
         run.copy_weights(policy, actor)
@@ -301,7 +298,7 @@ def main(config):
         return example
 
     before = held_out_result("before") if held_out and not first else None
-    troubles = {}
+    stopping, troubles = run.catch_signals(), {}
     bar = tqdm(range(first, steps), initial=first, total=steps, disable=not processes.main, dynamic_ncols=True)
     for step in bar:
         clock = [time.perf_counter()]
@@ -321,8 +318,8 @@ def main(config):
         scores = [[rewards.score(text, q) for text in group] for group, q in zip(texts, questions)]
         answered = sum(rewards.extract_answer(text, q.options) is not None
                        for group, q in zip(texts, questions) for text in group)
-        # float32 would give ties a spread of 1e-7
-        reward = torch.tensor([[list(s.values()) for s in group] for group in scores], dtype=torch.float64)  # [b, G, M]
+        # [b, G, M]; float32 would give ties a spread of 1e-7
+        reward = torch.tensor([[[*s.values()] for s in group] for group in scores], dtype=torch.float64)
         total = (reward * weight).sum(-1)  # [b, G]
         advantage, parts = advantages(reward, weight, scale, config.advantage, config.floor, config.noise)
         clock.append(time.perf_counter())
@@ -377,20 +374,6 @@ def main(config):
         metrics.show_example(before, after, processes)
     processes.say(f"\nwritten: {config.out}/metrics.jsonl, samples.jsonl\nnext: python eval.py {config.out}")
     run.stop()
-
-
-def objective_weights(config):
-    """{objective: weight}: rewards.WEIGHTS with --weights in place of its values. ValueError for a name unknown."""
-    weights = dict(rewards.WEIGHTS[config.objective])
-    for item in config.weights:
-        name, _, value = item.partition("=")
-        if name not in rewards.OBJECTIVES or not re.fullmatch(r"\d+(\.\d*)?", value):
-            raise ValueError(f"--weights {item}: write NAME=VALUE with one of {', '.join(rewards.OBJECTIVES)} and a "
-                             "number that is not negative")
-        weights[name] = float(value)
-    if not any(weights.values()):
-        raise ValueError("--weights: at least one must be above 0")
-    return weights
 
 
 def load_data(config):

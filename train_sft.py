@@ -41,8 +41,8 @@ class Config:
     seed: int = option(0, "fixes the held-out part and the order")
     steps: int = option(0, "updates; 0: as many as --epochs asks for")
     epochs: float = option(1.0, "passes over the data, where --steps is 0")
-    batch: int = option(16, "sequences an update, over all processes")
-    micro_batch: int = option(16, "sequences that pass through the model at once")
+    batch: int = option(16, "sequences an update, over all processes", least=1)
+    micro_batch: int = option(16, "sequences that pass through the model at once", least=1)
     checkpoint_layers: bool = option(False, "recompute layers in the backward pass, to save memory")
     max_tokens: int = option(4096, "longer sequences are left out, and counted")
     lr: float = option(1e-4, "peak learning rate; cosine to a tenth of it")
@@ -50,7 +50,7 @@ class Config:
     weight_decay: float = option(0.01, "of AdamW")
     grad_clip: float = option(1.0, "largest gradient norm")
     holdout: float = option(0.02, "share of the data held out for early stopping; 0: none")
-    holdout_every: int = option(100, "updates between two looks at it")
+    holdout_every: int = option(100, "updates between two looks at it", least=1)
     patience: int = option(5, "looks without a better loss before stopping")
 
 
@@ -119,6 +119,8 @@ def main(config):
         raise ValueError("no response is left to train on")
     batch = min(config.batch, len(train))
     steps = config.steps or math.ceil(config.epochs * len(train) / batch)
+    if not steps:
+        raise ValueError("--steps 0 and --epochs 0 leave nothing to train")
     directory = run.RunDirectory(config.out, config, processes, tokenizer_files)
     model.checkpoint_layers = config.checkpoint_layers
     model = run.shard(model, processes)

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,11 +179,18 @@ def test_a_run_goes_on_with_another_number_of_processes_and_past_a_damaged_state
             assert a[name] == pytest.approx(b[name], abs=1e-4), name
 
 
-def test_fresh_moves_an_unfinished_run_aside(tmp_path):
+def test_an_unfinished_run_ends_early_or_is_moved_aside(tmp_path):
     out = tmp_path / "ckpt"
     stopped_run(out, *RESUMED, steps=8)
+    shutil.copytree(out, tmp_path / "ended")
     printed = command("train_crpo.py", "--out", out, "--steps", 1, *RESUMED, "--fresh")
     assert f"is now {out}.1" in printed and len(metrics_of(out)) == 1
+
+    out = tmp_path / "ended"
+    assert "an unfinished run" in command("eval.py", out, ok=False)
+    command("train_crpo.py", "--out", out, "--steps", 1, *RESUMED)  # at its last state
+    assert (out / "model.safetensors").stat().st_mode == (out / "config.json").stat().st_mode
+    assert 2 <= len(metrics_of(out)) < 8 and not (out / "state").exists()
 
 
 def test_beyond_the_kl_limit_rewards_are_refused_and_beta_rises(tmp_path):
@@ -204,16 +212,16 @@ def test_a_closed_output_fails_no_finished_run(tmp_path):
 
 def test_an_error_is_one_line_and_a_non_zero_exit(tmp_path):
     printed = command("train_crpo.py", "--out", tmp_path / "x", "--model", "nowhere", ok=False)
-    assert printed.strip().splitlines()[-1].startswith("error: --model nowhere") and "Traceback" not in printed
+    assert printed.strip().splitlines()[-1].startswith("error: nowhere: no such") and "Traceback" not in printed
     assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("options, words", [
     (dict(data=["nowhere.jsonl"]), "nowhere.jsonl"), (dict(prompts=5, minibatches=2), "multiple"),
-    (dict(group=1), "--group"), (dict(temperature=0.0), "--temperature"), (dict(tokenizer="nowhere"), "tokenizer.json"),
+    (dict(temperature=0.0), "--temperature"), (dict(tokenizer="nowhere"), "tokenizer.json"),
+    (dict(steps=0, epochs=0.0), "--steps 0 and --epochs 0"), (dict(clip=0.0), "--clip 0"), (dict(top_p=0.0), "--top-p 0"),
     (dict(model="Qwen2.5-3B", tokenizer=""), "--tokenizer"), (dict(max_prompt_tokens=20), "--max-prompt-tokens"),
-    (dict(max_prompt_tokens=0), "--max-prompt-tokens must be"),
-    (dict(max_new_tokens=2000), "--max-new-tokens leaves"), (dict(micro_tokens=0), "--micro-tokens must be"),
+    (dict(max_new_tokens=2000), "--max-new-tokens leaves"),
     (dict(shard_within=2), "--shard-within 2 does not divide"),
 ])
 def test_bad_options_are_named(options, words, tmp_path):
@@ -224,6 +232,20 @@ def test_bad_options_are_named(options, words, tmp_path):
         if torch.distributed.is_initialized():
             run.stop()
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("flags, words", [
+    ("--group 1", "--group 1: must be at least 2"), ("--max-prompt-tokens 0", "--max-prompt-tokens 0: must be at least 1"),
+    ("--micro-tokens 0", "at least 1"), ("--lr -1", "--lr -1.0: must be at least 0"), ("--seed -1", "--seed"),
+    ("--target-kl nan", "--target-kl"), ("--steps -3", "--steps"), ("--eval-questions -1", "--eval-questions"),
+    ("--top-p 1.5", "at least 0 and at most 1"), ("--noise -1", "--noise"), ("--entropy-bonus inf", "must be a number"),
+])
+def test_numbers_out_of_range_are_named(flags, words):
+    with pytest.raises(ValueError, match=words):
+        run.parse_config(train_crpo.Config, "", train_crpo.PRESETS, flags.split())
+    given = "--entropy-bonus -1 --weights accuracy=1 --weights coverage=2".split()
+    config = run.parse_config(train_crpo.Config, "", train_crpo.PRESETS, given)
+    assert config.entropy_bonus == -1 and config.weights == ["accuracy=1", "coverage=2"]
 
 
 def test_other_files_are_refused(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import rewards
 import train_crpo
 from run import parse_config
 
@@ -53,5 +54,5 @@ def test_every_arm_is_a_command_line_of_train_crpo(name):
     for start, prompt, flags in table1.SETS[name].values():
         if flags is not None:
             config = parse_config(train_crpo.Config, "", train_crpo.PRESETS, flags.split())
-            assert train_crpo.objective_weights(config) and (config.objective == "grpo") == (prompt == "grpo")
+            assert rewards.weights_of(config.objective, config.weights) and (config.objective == "grpo") == (prompt == "grpo")
             assert 60 <= config.prompts * config.group <= 65

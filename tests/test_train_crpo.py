@@ -6,11 +6,12 @@ import pytest
 import torch
 
 import metrics
+import rewards
 import run
 from model import PRESETS as MODEL_PRESETS
 from model import init_model
 from sampler import Rollout
-from train_crpo import (PRESETS, Config, advantages, brake, kl_penalty, objective_weights, policy_loss,
+from train_crpo import (PRESETS, Config, advantages, brake, kl_penalty, policy_loss,
                         reference_logprobs, rollout_kl, steered_beta, step_questions, update)
 
 ONE = torch.tensor([1.0])
@@ -114,13 +115,13 @@ def test_the_brake_halves_the_rate_and_stops_the_momentum():
 
 
 def test_weights_are_read_and_refused():
-    assert objective_weights(Config(objective="crpo", weights=["accuracy=3", "coverage=0.5"])) == {
+    assert rewards.weights_of("crpo", ["accuracy=3", "coverage=.5"]) == {
         "accuracy": 3.0, "clinical": 1.0, "consistency": 0.5, "coverage": 0.5}
     for bad in ("accurcy=1", "accuracy", "accuracy=-1", "accuracy=nan"):
         with pytest.raises(ValueError, match="--weights " + bad):
-            objective_weights(Config(weights=[bad]))
+            rewards.weights_of("grounded", [bad])
     with pytest.raises(ValueError, match="above 0"):
-        objective_weights(Config(objective="grpo", weights=["accuracy=0", "thinking=0.0"]))
+        rewards.weights_of("grpo", ["accuracy=0", "thinking=0.0"])
 
 
 def test_an_update_without_rows_does_nothing(processes):
