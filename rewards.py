@@ -762,7 +762,7 @@ def score(response, question):
 
 
 def weights_of(objective, changes=()):
-    """{objective: weight}: WEIGHTS[objective] with the NAME=VALUEs of --weights in their place; ValueError for another."""
+    """{objective: weight}: WEIGHTS[objective] with the NAME=VALUEs of --weights in their place. ValueError for others."""
     weights = dict(WEIGHTS[objective])
     for change in changes:
         name, _, value = change.partition("=")

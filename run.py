@@ -42,8 +42,8 @@ PATIENCE = timedelta(minutes=30)
 
 
 def option(default, help, **metadata):
-    """A dataclass field that parse_config turns into a flag. metadata: choices, or positional=True: no flag; of a number
-    least (0 where nothing is said, None: it may be negative) and most."""
+    """A dataclass field that parse_config turns into a flag. metadata: choices, or positional=True: no flag; of a
+    number least (0 where nothing is said, None: it may be negative) and most."""
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help, **metadata})
     return field(default=default, metadata={"help": help, **metadata})
@@ -189,8 +189,8 @@ def resolve_model(name, tokenizer_directory="", seed=0):
     if not Path(name).is_dir():
         raise ValueError(f"{name}: no such directory, nor one of the presets {', '.join(PRESETS)}")
     if (Path(name) / "run.json").exists() and not (Path(name) / "config.json").exists():
-        raise ValueError(f"{name}: an unfinished run, its model is not written yet; the same command goes on with it, and "
-                         "one of train_crpo.py with --steps 1 added ends it at its last state")
+        raise ValueError(f"{name}: an unfinished run, its model is not written yet; the same command goes on with it, "
+                         "and one of train_crpo.py with --steps 1 added ends it at its last state")
     return load_model(name), read_tokenizer_files(tokenizer_directory or name)
 
 

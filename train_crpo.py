@@ -91,7 +91,8 @@ class Config:
     grad_clip: float = option(1.0, "largest gradient norm")
     beta: float = option(0.001, "weight of the KL to the start model, at first")
     target_kl: float = option(0.3, "beta is steered, from 1e-4 to 0.1, to keep the KL near it; 0: beta stays as it is")
-    entropy_bonus: float = option(-0.05, "weight of the entropy; below 0 a penalty, which sharpens the policy", least=None)
+    entropy_bonus: float = option(-0.05, "weight of the entropy; below 0 a penalty, which sharpens the policy",
+                                  least=None)
 
 
 # What the paper and its released code publish. Rollouts in flight and micro-batches are ours, for 48 GB.
