@@ -7,13 +7,14 @@ be a set phrase. tests/fixtures has 60 responses counted by hand to compare with
 """
 
 import re
+from collections import Counter
 from functools import lru_cache
 from itertools import takewhile
 
 import rewards
-from rewards import (APART, ATTRIBUTION, EMPTY, INFERENCE, MARKUP, PATIENT, READ, STOP, UNITS, as_line, case_of,
-                     denied_at, extract_answer, is_number, named_options, readings_of, refusals, root, sentences,
-                     tokens_of, word_set)
+from rewards import (ATTRIBUTION, EMPTY, GENERAL, INFERENCE, MARKUP, PATIENT, READ, REJECT, STOP, UNITS, as_line,
+                     case_of, denied_at, extract_answer, is_number, named_options, readings_of, refusals, root,
+                     sentences, tokens_of, word_set)
 
 MANY = 20  # findings that share a word; it names none of more
 CUE_LIMIT = 3  # how often one cue phrase counts as a behaviour
@@ -97,6 +98,7 @@ respirations|respiratory rate|breathing rate
 oxygen saturation|spo2|o2 saturation|saturation""".splitlines()]  # of each line all say the same
 
 RANGE = word_set("low high elevated raised reduced decreased increased normal large small abnormal")
+APART = REJECT | GENERAL | word_set("reserved belong seldom rarely worse uncommon seen treat instead for but while")
 DISMISSED = EMPTY | APART | word_set("""no needed need indicated appropriate recommended useful helpful best wrong
     choice here now relevant used treatment therapy drug test""")  # of a bare rejection
 NORMAL = word_set("normal clear unremarkable intact")
@@ -125,7 +127,8 @@ def head_of(finding):
 
 
 class Reading:
-    """What the measures know of a case beyond rewards.Case: other words for its own, and names of its findings."""
+    """What the measures know of a case beyond rewards.Case: other words for its own, and names of its findings and,
+    in short, of its options."""
 
     def __init__(self, case):
         own = {}
@@ -146,6 +149,17 @@ class Reading:
         # a test without a result stands for the finding that follows it
         self.same = [place + (finding.words <= TESTS and not finding.numbers and place + 1 < len(heads))
                      for place, finding in enumerate(case.findings)]
+        # of one option alone, and not of the stem: a word, or initials as HSV -> its letter
+        words = [(word, letter) for letter, text in case.options.items() for word in set(text.split())]
+        initials = ["".join(word[0] for word in text.split() if word[0].isalpha() and word not in STOP)
+                    for text in case.options.values()]
+        initials = [(x[:n], letter) for x, letter in zip(initials, case.options) for n in range(3, len(x) + 1)]
+        self.short_names = {}
+        for names in (words, initials):
+            used = Counter(name for name, _ in names)
+            self.short_names.update((name, letter) for name, letter in names
+                                    if used[name] == 1 and len(name) > 2 and name[0].isalpha()
+                                    and name not in EMPTY and name not in case.words)
 
 
 read_further = lru_cache(maxsize=1024)(Reading)
@@ -235,16 +249,28 @@ def unsupported(response, question):
     return rewards.unsupported(response, question, [in_its_words(s, case) for s in sentences(response)])
 
 
+def options_in(sentence, case):
+    """The options that a sentence names; where none is named in full, one by a word of it alone or its initials, beside
+    which no word stands that is not its own: "serum lipase" names no "serum ketone"."""
+    full = named_options(sentence, case)
+    for place, word in enumerate(() if full else sentence):
+        letter = read_further(case).short_names.get(word)
+        beside = set(sentence[max(0, place - 1):place] + sentence[place + 1:place + 2])
+        if letter and not beside - EMPTY - APART - set(case.options[letter].split()):
+            return [letter]
+    return full
+
+
 def rejections(response, question):
     """DRC: refusals() of the wrong options, also named in short, and those that a sentence sets apart which begins with
     them or holds a word of rejection, contrast or what is usual ("Albuterol is for bronchospasm"), by a word that no
     earlier reason had. Neither the key nor the response's own choice can be rejected. Whether what sets an option apart
     is true is medicine, which the rules do not know: coverage(), which pays, counts refusals() alone."""
     case, kept = case_of(question), (question.answer, extract_answer(response, question.options))
-    rejected = {x: reason for x, reason in refusals(response, question, short=True).items() if x not in kept}
+    rejected = {x: reason for x, reason in refusals(response, question, options_in).items() if x not in kept}
     told = set().union(*rejected.values())
     for sentence in sentences(response):
-        letter = next(iter(named_options(sentence, case, short=True)), None)
+        letter = next(iter(options_in(sentence, case)), None)
         if letter not in (None, *kept, *rejected) and ATTRIBUTION.union(("because", "since")).isdisjoint(sentence):
             name = {f"{letter})", *case.options[letter].split()}
             said = frozenset(token for token in sentence if token[-1] != ")") - DISMISSED - case.option_words - told

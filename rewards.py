@@ -185,7 +185,6 @@ REASON = word_set("""because since as due given absent absence lack lacking with
 LACKING = NOT_BEFORE | NOT_AFTER | word_set("would expected should")
 GENERAL = word_set("""would typically usually often commonly classically generally can could may might typical normally
     normal range threshold criterion criteria reference cutoff if expected should""")
-APART = REJECT | GENERAL | word_set("reserved belong seldom rarely worse uncommon seen treat instead for but while")
 TURNS = word_set("because since as given but although though while whereas however")  # where another clause begins
 ASIDE = TURNS | GENERAL | {"diagnostic", "likely", "unlikely"}
 BOUNDARY = TURNS - {"though"} | word_set("that which so therefore thus hence unlikely likely : due")
@@ -327,20 +326,10 @@ class Case:
         # (what names an option in such a line, its letter)
         self.names = [(name, letter) for letter, text in self.options.items()
                       for name in (f" {letter}) ", f" option {letter.lower()} ", text) if len(name) > 3]
-        used = Counter(word for text in self.options.values() for word in set(text.split()))
-        self.words, self.option_words = frozenset(self.line.split()), used.keys()
+        self.words = frozenset(self.line.split())
+        self.option_words = frozenset(word for text in self.options.values() for word in text.split())
         self.known = self.words.union(self.option_words, *map(readings_of, self.findings))
         self.roots = set(map(root, self.known))
-        # a word of one option alone, and not of the stem -> its letter
-        self.short_names = {word: letter for letter, text in self.options.items() for word in text.split()
-                            if used[word] == 1 and len(word) > 2 and word[0].isalpha()
-                            and word not in EMPTY and word not in self.words}
-        initials = ["".join(word[0] for word in text.split() if word[0].isalpha() and word not in STOP)
-                    for text in self.options.values()]  # and those, as HSV
-        initials = [(x[:n], letter) for x, letter in zip(initials, self.options) for n in range(3, len(x) + 1)]
-        used = Counter(name for name, _ in initials)
-        self.short_names.update((name, letter) for name, letter in initials
-                                if used[name] == 1 and name not in EMPTY and name not in self.words)
         letters = Counter(script(c) for c in stem[:READ] + "".join(text[:READ] for _, text in options) if c.isalpha())
         self.scripts = {name for name, n in letters.items() if 10 * n >= letters.total()} | {"LATIN"}
 
@@ -568,17 +557,11 @@ def citations(response, question, said=None):
     return list(cited)
 
 
-def named_options(sentence, case, short=False):
+def named_options(sentence, case):
     """The options that a sentence names, by text or as "B)" or "option B", in order. Of two that begin at one place the
-    longer text comes first, so that "myocardial infarction" is not "infarction". In short, where none is named so, also
-    by a word of one alone, beside which no word stands that is not its own: "serum lipase" names no "serum ketone"."""
+    longer text comes first, so that "myocardial infarction" is not "infarction"."""
     line = as_line(sentence)
     named = sorted((line.index(name), -len(name), letter) for name, letter in case.names if name in line)
-    for place, word in enumerate(sentence if short and not named else ()):
-        letter = case.short_names.get(word)
-        beside = set(sentence[max(0, place - 1):place] + sentence[place + 1:place + 2])
-        if letter and not beside - EMPTY - APART - set(case.options[letter].split()):
-            return [letter]
     return list(dict.fromkeys(letter for _, _, letter in named))
 
 
@@ -600,21 +583,21 @@ def rejection_reason(sentence, letter, case):
     return frozenset(case.findings[f].text for f in found) or frozenset(words if lacking else ()) - EMPTY
 
 
-def refusals(response, question, short=False):
+def refusals(response, question, options_in=named_options):
     """{letter: what the reason rests on} of every option that the response rejects with a valid reason.
 
     A sentence rejects the option it names first, if it holds a word of rejection; one that names none and begins with
     "this" or "it", or follows a heading, the one that the sentence before names ("not" alone does not do there). The
     reason stands in it or else in the next or previous sentence, if that names no option and infers nothing else. Each
     reason must rest on what no earlier one did. The key and the response's own choice are rejected only where no other
-    option is named.
+    option is named. options_in: what finds the options that a sentence names.
     """
     case, rejected, said = case_of(question), {}, sentences(response)
     own = {question.answer, extract_answer(response, question.options)}
     for place in (p for p, sentence in enumerate(said) if not REJECT.isdisjoint(sentence)):
-        named, before = named_options(said[place], case, short), said[max(0, place - 1)]
+        named, before = options_in(said[place], case), said[max(0, place - 1)]
         clearly = any("not" not in pair and pair[1] in REJECT for pair in zip(["", *said[place]], said[place]))
-        if not named and clearly and len(of := named_options(before, case, short)) == 1:
+        if not named and clearly and len(of := options_in(before, case)) == 1:
             heading = set(before) <= STOP | {"option", f"{of[0]})", *case.options[of[0]].split()}
             named = of if heading or said[place][0] in ("this", "it") else []
         letter, *others = named or [None]
@@ -624,7 +607,7 @@ def refusals(response, question, short=False):
         # The next one first: a reason mostly follows what it rejects, and the previous one may be another option's.
         for near in said[place + 1:place + 2] + said[max(0, place - 1):place]:
             infers = not ATTRIBUTION.isdisjoint(near) and "not" not in near
-            if not reason and not infers and not named_options(near, case, short):
+            if not reason and not infers and not options_in(near, case):
                 reason = rejection_reason(near, letter, case)
         if reason.difference(*rejected.values()):
             rejected[letter] = reason
