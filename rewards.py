@@ -11,7 +11,6 @@ raises, and time is linear in the text. A policy under optimisation is an advers
 might be earned without being deserved is not given.
 """
 
-import math
 import re
 import unicodedata
 from collections import Counter, namedtuple
@@ -52,14 +51,9 @@ def fold(text):
 def boxes(text):
     r"""The contents of every \boxed{...}, in order, braces balanced; one that is never closed gives all the rest."""
     for part in BOX.split(text)[1:]:
-        depth = 0
-        for brace in re.finditer("[{}]", part):
-            depth += 1 if brace[0] == "{" else -1
-            if depth == 0:
-                yield part[1:brace.start()]
-                break
-        else:
-            yield part
+        depths = accumulate((char == "{") - (char == "}") for char in part)
+        end = next((place for place, depth in enumerate(depths) if depth == 0), None)
+        yield part if end is None else part[1:end]
 
 
 def box_letter(content, options):
@@ -193,18 +187,19 @@ CLAIM_STOPS = BOUNDARY | ATTRIBUTION | PATIENT
 HEDGED = word_set("likely probably suspected suspect diagnosis therefore")
 MODAL = {"can", "could", "may", "might"}
 NO_FINDING = STOP | GENERIC | NOT_BEFORE | NOT_AFTER
-FILLER = DEGREES | word_set("""additionally furthermore moreover addition specifically notably importantly first second
-    third next finally lastly further combination constellation triad development location severity low high lower
-    higher elevated raised increased decreased reduced acute chronic significant positive presence""")
-# words that say nothing of the case; nor does FILLER
+# words that say nothing of the case
 EMPTY = STOP | GENERIC | INFERENCE | REJECT | REASON | LACKING | GENERAL | NOT_SEEN
+UNITS = word_set("""% ° ℃ ℉ c f mg g kg mcg µg μg ng pg l dl ml µl mmol meq iu u mm cm mm3 µm µm3 mmhg hg min
+    bpm mosm kpa""")
+# words that make no claim by themselves
+FILLER = EMPTY | UNITS | DEGREES | word_set("""additionally furthermore moreover addition specifically notably
+    importantly first second third next finally lastly further constellation triad development location severity low
+    high lower higher raised increased decreased reduced acute chronic significant positive presence""")
 JOINTS = frozenset((",", "and", "with", "or", "plus", "both"))
 AUXILIARY = STOP | {"not"}  # between a subject and its verb: "does not fit"
 COPULA = word_set("is are was were")
 ENDS_PHRASE = AUXILIARY | NOT_AFTER | NOT_SEEN  # "is absent", "is not abnormal"
 CLAIM_ENDS = NOT_BEFORE | NOT_AFTER | COPULA | word_set("not")
-UNITS = word_set("""% ° ℃ ℉ c f mg g kg mcg µg μg ng pg l dl ml µl mmol meq iu u mm cm mm3 µm µm3 mmhg hg min
-    bpm mosm kpa""")
 
 
 def sentences(text):
@@ -237,14 +232,12 @@ ASKS = word_set("which what how why who following next step diagnosis cause mech
 
 # other values of the same names
 UNLIKE = word_set("a1c glycated oximetry transferrin urine cerebrospinal csf fetal pg direct ldl hdl ionized")
-# a value's name, a limit and what it is called below, a limit and what it is called above (in adults)
+# a value's names, a limit and what it is called below, a limit and what it is called above (in adults)
 READINGS = [[word_set(name), (float(low), word_set(below)), (float(high), word_set(above))]
-            for name, low, below, high, above in (line.split("|") for line in """\
+            for names, low, below, high, above in (line.split("|") for line in """\
 blood pressure|91|hypotension hypotensive|139|hypertension hypertensive
-pulse|60|bradycardia bradycardic|100|tachycardia tachycardic
-heart rate|60|bradycardia bradycardic|100|tachycardia tachycardic
-respiration|0||20|tachypnea tachypneic
-respiratory rate|0||20|tachypnea tachypneic
+pulse, heart rate|60|bradycardia bradycardic|100|tachycardia tachycardic
+respiration, respiratory rate|0||20|tachypnea tachypneic
 temperature|38|afebrile|37.9|fever febrile
 saturation|95|hypoxia hypoxic hypoxemia hypoxemic|100|
 sodium|135|hyponatremia|145|hypernatremia
@@ -257,7 +250,7 @@ platelet count|150000|thrombocytopenia|450000|thrombocytosis
 corpuscular volume|80|microcytosis microcytic|100|macrocytosis macrocytic
 albumin|3.5|hypoalbuminemia|6|
 bilirubin|0||1.2|hyperbilirubinemia
-cholesterol|0||240|hypercholesterolemia""".splitlines())]
+cholesterol|0||240|hypercholesterolemia""".splitlines()) for name in names.split(", ")]
 
 
 def readings_of(finding):
@@ -371,9 +364,6 @@ def mentions(sentence, case):
         n, size = len(wanted), len(wanted) + len(numbers) + 1
         needed = min(n, 1) if numbers else n if n <= 4 else -(-3 * n // 4)
         free, windows = [p for p in places[finding] if p[1] not in used], []
-        seen = {sentence[p] for _, p in free}
-        if not numbers <= seen or len(wanted & seen) < needed:
-            continue
         for start, (first, _) in enumerate(free):
             near = reversed(free[start:start + size])
             window = {sentence[p]: p for order, p in near if order < first + size}  # word -> where it first stands
@@ -404,12 +394,6 @@ def framed(response, first, second):
 def has_content(text, options):
     """Real text, or at least a box that names an option."""
     return is_real(text) or any(box_letter(content, options) for content in set(boxes(text)))
-
-
-def has_systems(dx):
-    """Whether a dx part holds the headings of System 1 and System 2 once each, in order, each before real text."""
-    _, *parts = re.split("(System [12]:)", dx)
-    return parts[::2] == ["System 1:", "System 2:"] and all(map(is_real, parts[1::2]))
 
 
 def is_copy(conclusion, dx, case):
@@ -455,7 +439,9 @@ def clinical(response, question):
     Form (our reading of the paper): <dx>System 1: ... System 2: ...</dx><conclusion>...</conclusion>, nothing outside.
     """
     dx, conclusion = framed(response, "dx", "conclusion")
-    if not (has_systems(dx) and has_content(conclusion, question.options)):
+    _, *parts = re.split("(System [12]:)", dx)  # the headings once each, in order, each before real text
+    systems = parts[::2] == ["System 1:", "System 2:"] and all(map(is_real, parts[1::2]))
+    if not (systems and has_content(conclusion, question.options)):
         return 0.0
     return 1.5 if cross_references(response, question, dx, conclusion) else 1.0
 
@@ -546,7 +532,7 @@ def citations(response, question, said=None):
     Each finding counts once, and CITED_PER_SENTENCE in a sentence. said: sentences(response), if they are at hand.
     """
     case, cited = case_of(question), {}
-    not_inferred = EMPTY | FILLER | UNITS | JOINTS | (case.words - case.option_words)
+    not_inferred = FILLER | JOINTS | (case.words - case.option_words)
     for sentence, inferring, stretches in tied(said or sentences(response)):
         if not_inferred.issuperset(inferring):
             continue
@@ -661,9 +647,8 @@ def foreign(sentence, stretches, case):
     for stretch in stretches:
         for joint, group in groupby(range(len(sentence))[stretch], lambda place: sentence[place] in JOINTS):
             places = [] if joint else list(group)
-            words = [p for p in places if not (sentence[p] in EMPTY or sentence[p] in FILLER or sentence[p] in UNITS
-                                                or is_number(sentence[p]) or sentence[p][-1] == ")"
-                                                or len(sentence[p]) == 1)]
+            words = [p for p in places if not (sentence[p] in FILLER or is_number(sentence[p])
+                                               or sentence[p][-1] == ")" or len(sentence[p]) == 1)]
             missing = [p for p in words if sentence[p] not in case.known and root(sentence[p]) not in case.roots]
             if missing and (len(words) <= 3 or 5 * len(missing) >= 2 * len(words)):
                 fours = [" ".join(sentence[p] for p in missing[i:i + 4]) for i in range(0, len(missing), 4)]
@@ -738,14 +723,14 @@ def score(response, question):
     """Every objective of one response, by the name of its verifier, in the order of OBJECTIVES."""
     verifiers = (accuracy, clinical, consistency, thinking, grounding, coverage)
     scores = {verifier.__name__: verifier(response, question) for verifier in verifiers}
-    wrong = scores.keys() ^ OBJECTIVES.keys() or {name for name, value in scores.items() if not math.isfinite(value)}
+    wrong = scores.keys() ^ OBJECTIVES.keys() or {name for name, value in scores.items() if not np.isfinite(value)}
     if wrong:  # where a verifier was added
         raise ValueError(f"verifier {', '.join(wrong)}: not in both score() and OBJECTIVES, or its score is not finite")
     return {name: scores[name] for name in OBJECTIVES}
 
 
 def weights_of(objective, changes=()):
-    """{objective: weight}: WEIGHTS[objective] with the NAME=VALUEs of --weights in their place. ValueError for others."""
+    """{objective: weight}: WEIGHTS[objective], the NAME=VALUEs of --weights in their place. ValueError for others."""
     weights = dict(WEIGHTS[objective])
     for change in changes:
         name, _, value = change.partition("=")
