@@ -104,10 +104,10 @@ def _kept(row, *names):
     return {name: row[name] for name in names if row.get(name) is not None}
 
 
-def _exam(row, name):
-    """MedQA and MedXpertQA: question, options, and the key's letter in field `name`."""
+def _exam(row):
+    """MedQA and MedXpertQA: question, options, and the key's letter in answer_idx or else label."""
     options = _options(row)
-    key = _key(row, name, options)
+    key = _key(row, "answer_idx" if "answer_idx" in row else "label", options)
     if "label" in row and _key(row, "label", options) != key:
         raise DataError(f"field label: {reprlib.repr(row['label'])} and answer_idx differ; correct one of the two")
     answer = row.get("answer")
@@ -143,13 +143,12 @@ def _own(row):
 def parse_row(row, line, mcqa_zero_based=False):
     """A Question from one decoded row; a row without an id is named after its source and line. DataError names the
     field."""
-    key = next((name for name in ("answer_idx", "label") if name in row), None)
     if "stem" in row:
         content = _own(row)
     elif "question" in row and "cop" in row:
         content = _medmcqa(row, mcqa_zero_based)
-    elif "question" in row and key:
-        content = _exam(row, key)
+    elif "question" in row and ("answer_idx" in row or "label" in row):
+        content = _exam(row)
     else:
         raise DataError(f"fields {reprlib.repr(list(row))} are of no known format: MedQA (question, options, "
                         "answer_idx), MedMCQA (question, opa..opd, cop), MedXpertQA (question, options, label) or our "
@@ -265,8 +264,7 @@ class Tokenizer:
     <|im_start|>, <|im_end|>; size: largest id + 1, which the model's vocabulary must not fall short of."""
 
     def __init__(self, directory):
-        directory = Path(directory)
-        path = directory / "tokenizer.json"
+        path = Path(directory) / "tokenizer.json"
         try:
             self.core = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises nothing narrower
@@ -278,8 +276,8 @@ class Tokenizer:
             raise DataError(f"{path}: lacks <|im_start|> or <|im_end|>, which the chat format needs, or they are not "
                             "marked special, so that data can forge a turn")
         self.size = max(self.core.get_vocab(with_added_tokens=True).values()) + 1
-        ids = {**_token_ids(directory / "config.json", self.size),
-               **_token_ids(directory / "generation_config.json", self.size)}  # the latter has the last word
+        ids = {**_token_ids(path.with_name("config.json"), self.size),
+               **_token_ids(path.with_name("generation_config.json"), self.size)}  # the latter has the last word
         self.eos_ids = sorted({self.end_id, *ids.get("eos_token_id", [])})
         self.pad_id = ids.get("pad_token_id", self.eos_ids)[0]
 

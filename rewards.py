@@ -365,8 +365,8 @@ def mentions(sentence, case):
         needed = min(n, 1) if numbers else n if n <= 4 else -(-3 * n // 4)
         free, windows = [p for p in places[finding] if p[1] not in used], []
         for start, (first, _) in enumerate(free):
-            near = reversed(free[start:start + size])
-            window = {sentence[p]: p for order, p in near if order < first + size}  # word -> where it first stands
+            # word -> where it first stands
+            window = {sentence[p]: p for order, p in reversed(free[start:start + size]) if order < first + size}
             if numbers <= window.keys() and len(wanted & window.keys()) >= needed:
                 windows.append(sorted(window.values()))
         if windows:  # the fullest, then the closest: "shoulder tip pain" must not take the pain of "epigastric pain"

@@ -240,8 +240,7 @@ def update(model, optimizer, batch, advantage, ref_logprob, beta, config, proces
         loss = loss - config.entropy_bonus * entropy
         # FSDP averages gradients over the processes; times `world` that is the sum, over one denominator.
         (loss.sum() / tokens * processes.world).backward()
-        seen = (loss, entropy, clipped, (logprob - old).abs())
-        sums += torch.stack([x.detach().double().sum() for x in seen])
+        sums += torch.stack([x.detach().double().sum() for x in (loss, entropy, clipped, (logprob - old).abs())])
         if not sums.isfinite().all():
             bad += [n for n, x in zip(part, loss.detach().split(lengths.tolist())) if not x.isfinite().all()]
     means = [x / tokens for x in processes.sum(sums.tolist())]
