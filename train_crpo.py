@@ -22,7 +22,6 @@ Legend: B prompts, G rollouts, N = B*G, T tokens, M objectives; n = response tok
 """
 
 import math
-import re
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
