@@ -69,7 +69,7 @@ def check_response(text, q):
         assert math.isfinite(value) and 0 <= value <= rewards.OBJECTIVES[name], (name, value)
     for name, value in counts.items():
         assert type(value) is int and value >= 0, (name, value)
-    assert counts["drc"] <= max(len(q.options) - 1, 0) and counts["cecd"] <= len(rewards.case_of(q).findings)
+    assert counts["drc"] <= max(len(q.options) - 1, 0) and counts["cecd"] <= len(rewards.case_of(q).findings) + 1  # the age
     assert counts["citations"] == counts["cecd"] + counts["hallucination"]
     letter = rewards.extract_answer(text, q.options)
     assert letter is None or letter in q.options
