@@ -36,7 +36,7 @@ dyspnea|shortness of breath|short of breath|breathless|breathlessness|difficulty
 fever|febrile|pyrexia
 vomiting|emesis|vomit|vomited
 itching|pruritus|pruritic|itchy|itch
-jaundice|icterus|icteric|scleral icterus|yellow skin|yellowing
+jaundice|icterus|icteric|scleral icterus|yellowing
 edema|oedema
 swelling|swollen|puffiness|puffy
 diabetes mellitus|diabetes|diabetic
@@ -54,7 +54,7 @@ polyuria|frequent urination|urinary frequency
 polydipsia|increased thirst|excessive thirst
 neck stiffness|stiff neck|nuchal rigidity|neck rigidity|meningismus
 photophobia|sensitivity to light|light sensitivity
-syncope|fainted|fainting|passed out|loss of consciousness
+syncope|fainted|fainting|passed out|loss of consciousness|lost consciousness
 sweating|diaphoresis|diaphoretic|sweaty|sweats
 hair loss|alopecia
 fatigue|tired|tiredness|exhaustion
@@ -99,14 +99,16 @@ oxygen saturation|spo2|o2 saturation|saturation""".splitlines()]  # of each line
 
 RANGE = word_set("low high elevated raised reduced decreased increased normal large small abnormal")
 APART = REJECT | GENERAL | word_set("reserved belong seldom rarely worse uncommon seen treat instead for but while")
-DISMISSED = EMPTY | APART | word_set("""no needed need indicated appropriate recommended useful helpful best wrong
+BARE = EMPTY | APART | word_set("""no needed need indicated appropriate recommended useful helpful best wrong
     choice here now relevant used treatment therapy drug test""")  # of a bare rejection
 NORMAL = word_set("normal clear unremarkable intact")
 TESTS = word_set("""ecg electrocardiogram x ray chest radiograph ultrasonography ultrasound urinalysis ct mri scan
     analysis examination biopsy laboratory study serum smear echocardiography colonoscopy endoscopy urine cerebrospinal
     fluid brain head abdomen abdominal pelvic renal neck blood test""")
 PREPOSITIONS = word_set("of on in at with for to when during over from by after around between above below without")
-OTHERWISE = word_set("portal pulmonary intracranial ocular gestational")  # before a word that then means another thing
+# before or after a word that then means another thing
+OTHERWISE = word_set("""portal pulmonary intracranial ocular gestational yellow hay scarlet rheumatic transferrin
+    insipidus coat""")
 VAGUE = word_set("loss level history count pain test sign episode change problem type disease side day use")
 AGE = re.compile(r"\b(\d{1,3})[- ](?:year|month|week|day)s?[- ]old\b", re.IGNORECASE)
 
@@ -171,7 +173,9 @@ def in_its_words(sentence, case):
     while place < len(sentence):
         word = sentence[place]
         for phrase, words in reading.wordings.get(word, ()):
-            if tuple(sentence[place:place + len(phrase)]) == phrase and OTHERWISE.isdisjoint(sentence[place - 1:place]):
+            end = place + len(phrase)
+            if (tuple(sentence[place:end]) == phrase
+                    and OTHERWISE.isdisjoint(sentence[max(0, place - 1):place] + sentence[end:end + 1])):
                 break
         else:
             known = word in case.words or word in case.option_words or word in EMPTY
@@ -273,7 +277,7 @@ def rejections(response, question):
         letter = next(iter(options_in(sentence, case)), None)
         if letter not in (None, *kept, *rejected) and ATTRIBUTION.union(("because", "since")).isdisjoint(sentence):
             name = {f"{letter})", *case.options[letter].split()}
-            said = frozenset(token for token in sentence if token[-1] != ")") - DISMISSED - case.option_words - told
+            said = frozenset(token for token in sentence if token[-1] != ")") - BARE - case.option_words - told
             if said and not ((APART | {"no"}).isdisjoint(sentence) and name.isdisjoint(sentence[:4])):
                 rejected[letter] = said
                 told |= said

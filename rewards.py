@@ -99,8 +99,8 @@ def accuracy(response, question):
 MARKUP = re.compile(r"<[^<>]{0,40}>|\\[A-Za-z]+|System [12]:")
 TEX = re.compile(r"\\(?:(?:text|math)[a-z]{0,2}\b|mu\s*|[,;:! %])|\^?\\circ|n['’]t\b|[${}~]")
 PLAIN = {"\\mu": "µ", "\\circ": "°", "^\\circ": "°", "\\%": "%", "n't": " not", "n’t": " not"}
-LIST = re.compile(r"\b(no(?! doubt| question)|without)\b(?:(?!\b(?:no|without|and|but|is|are|was|were|has|have|had|he"
-                  r"|she|the|who|with|takes|drinks|smokes|worsens|one|two)\b)[^.;:()\n]){1,120}?\bor\b", re.IGNORECASE)
+LIST = re.compile(r"\b(no(?!,| doubt| question| matter)|without)\b(?:(?!\b(?:no|without|and|but|is|are|was|were|has|have"
+                  r"|had|he|she|the|who|with|takes|drinks|smokes|worsens|one|two)\b)[^.;:()\n]){1,120}?\bor\b", re.IGNORECASE)
 TIME = re.compile(r"(?<!\d)\d{1,3}[- ](?:year|month|week|day|hour)s?\b(?:[- ]old\b)?", re.IGNORECASE)  # ages, durations
 SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
 # an option's letter as "B)", a number, a word, or one of the marks that the rules look at
@@ -174,6 +174,8 @@ NOT_AFTER = word_set("absent missing lacking negative")
 NOT_SEEN = word_set("present seen found noted reported observed abnormal elevated")
 REJECT = word_set("""unlikely less ruled rule incorrect wrong not exclude excluded excluding against inconsistent
     rejected reject cannot eliminated improbable inappropriate contraindicated""")
+DISMISSED = word_set("""unlikely less incorrect wrong ruled excluded eliminated improbable inappropriate contraindicated
+    inconsistent""")
 REASON = word_set("""because since as due given absent absence lack lacking without would no missing fit explain
     explained match account argue expected""")
 LACKING = NOT_BEFORE | NOT_AFTER | word_set("would expected should")
@@ -210,7 +212,7 @@ def sentences(text):
 
 def plain(text):
     """Text with TeX's marks taken off, n't as not, and the "no" of a list said of each: "no a, no b, or no c"."""
-    text = TEX.sub(lambda mark: PLAIN.get(mark[0].strip(), "" if mark[0].isalnum() or mark[0] in "{}" else " "), text)
+    text = TEX.sub(lambda mark: PLAIN.get(mark[0].strip(), "" if mark[0] == "}" else " "), text)
     return LIST.sub(lambda m: f"{re.sub(r',(?! *or)', f', {m[1]}', m[0])} {m[1]}", text)
 
 
@@ -239,14 +241,14 @@ blood pressure|91|hypotension hypotensive|139|hypertension hypertensive
 pulse, heart rate|60|bradycardia bradycardic|100|tachycardia tachycardic
 respiration, respiratory rate|0||20|tachypnea tachypneic
 temperature|38|afebrile|37.9|fever febrile
-saturation|95|hypoxia hypoxic hypoxemia hypoxemic|100|
-sodium|135|hyponatremia|145|hypernatremia
+saturation, spo2|95|hypoxia hypoxic hypoxemia hypoxemic|100|
+sodium, na|135|hyponatremia|145|hypernatremia
 potassium|3.5|hypokalemia|5|hyperkalemia
 calcium|8.5|hypocalcemia|10.5|hypercalcemia
 glucose|70|hypoglycemia hypoglycemic|125|hyperglycemia hyperglycemic
 hemoglobin|12|anemia anemic|18|polycythemia
-leukocyte count|4000|leukopenia|11000|leukocytosis
-platelet count|150000|thrombocytopenia|450000|thrombocytosis
+leukocyte, white blood cell, wbc|4000|leukopenia|11000|leukocytosis
+platelet|150000|thrombocytopenia|450000|thrombocytosis
 corpuscular volume|80|microcytosis microcytic|100|macrocytosis macrocytic
 albumin|3.5|hypoalbuminemia|6|
 bilirubin|0||1.2|hyperbilirubinemia
@@ -262,6 +264,8 @@ def readings_of(finding):
     [(name, (low, below), (high, above))], value = fitting, float(first)
     if "temperature" in name and value > 45:
         value = (value - 32) / 1.8
+    if low > 1000 > value:  # a count in thousands
+        value *= 1000
     return below if value < low else above if value > high else frozenset()
 
 
@@ -569,21 +573,27 @@ def rejection_reason(sentence, letter, case):
     return frozenset(case.findings[f].text for f in found) or frozenset(words if lacking else ()) - EMPTY
 
 
+def dismisses(sentence):
+    """Whether a sentence begins by calling something unlikely or wrong: "Unlikely, since", "This is less likely as"."""
+    verb = next((place for place, token in enumerate(sentence[:5]) if token in ("is", "was", "s")), 0)
+    said = sentence[:3] if sentence[0] in DISMISSED else sentence[verb + 1:verb + 4]
+    return not DISMISSED.isdisjoint(said[:1]) and "to" not in said and "other" not in sentence
+
+
 def refusals(response, question, options_in=named_options):
     """{letter: what the reason rests on} of every option that the response rejects with a valid reason.
 
-    A sentence rejects the option it names first, if it holds a word of rejection; one that names none and begins with
-    "this" or "it", or follows a heading, the one that the sentence before names ("not" alone does not do there). The
-    reason stands in it or else in the next or previous sentence, if that names no option and infers nothing else. Each
-    reason must rest on what no earlier one did. The key and the response's own choice are rejected only where no other
-    option is named. options_in: what finds the options that a sentence names.
+    A sentence rejects the option it names first, if it holds a word of rejection; one that dismisses() what stands
+    before it, by "this" or "it" or under a heading, the one option named there. The reason stands in it or else in the
+    next or previous sentence, if that names no option and infers nothing else. Each reason must rest on what no earlier
+    one did. The key and the response's own choice are rejected only where no other option is named. options_in: what
+    finds the options that a sentence names.
     """
     case, rejected, said = case_of(question), {}, sentences(response)
     own = {question.answer, extract_answer(response, question.options)}
     for place in (p for p, sentence in enumerate(said) if not REJECT.isdisjoint(sentence)):
         named, before = options_in(said[place], case), said[max(0, place - 1)]
-        clearly = any("not" not in pair and pair[1] in REJECT for pair in zip(["", *said[place]], said[place]))
-        if not named and clearly and len(of := options_in(before, case)) == 1:
+        if not named and dismisses(said[place]) and len(of := options_in(before, case)) == 1:
             heading = set(before) <= STOP | {"option", f"{of[0]})", *case.options[of[0]].split()}
             named = of if heading or said[place][0] in ("this", "it") else []
         letter, *others = named or [None]
@@ -734,7 +744,7 @@ def weights_of(objective, changes=()):
     weights = dict(WEIGHTS[objective])
     for change in changes:
         name, _, value = change.partition("=")
-        if name not in OBJECTIVES or not re.fullmatch(r"\d*\.?\d+(e-?\d+)?|\d+\.", value):
+        if name not in OBJECTIVES or not re.fullmatch(r"\d*\.?\d+(e-?\d{1,2})?|\d+\.", value):
             raise ValueError(f"--weights {change}: write NAME=VALUE with one of {', '.join(OBJECTIVES)} and a number "
                              "that is not negative")
         weights[name] = float(value)

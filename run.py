@@ -189,8 +189,9 @@ def resolve_model(name, tokenizer_directory="", seed=0):
     if not Path(name).is_dir():
         raise ValueError(f"{name}: no such directory, nor one of the presets {', '.join(PRESETS)}")
     if (Path(name) / "run.json").exists() and not (Path(name) / "config.json").exists():
-        raise ValueError(f"{name}: an unfinished run, its model is not written yet; the same command goes on with it, "
-                         "and one of train_crpo.py with --steps 1 added ends it at its last state")
+        ended = any(Path(name).glob("state/step-*")) and "--steps 1 added ends one of train_crpo.py at its last state"
+        raise ValueError(f"{name}: an unfinished run, its model is not written yet; the same command goes on with it"
+                         f"{'; ' + ended if ended else ''}")
     return load_model(name), read_tokenizer_files(tokenizer_directory or name)
 
 

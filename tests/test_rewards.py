@@ -429,7 +429,19 @@ REJECTED = [
     ("B) dissection fits. This is not wrong because there is no rash.", ""),
     ("B) aortic dissection is the most likely diagnosis\nThe pain is not new since there is no yak", ""),
     ("AMI was unlikely, as there is no sweat.", ""),  # no initials of an option
+    ("B) Aortic dissection:\nTearing is less likely because there is no back pain.", "B"),
+    ("Dissection is likely. It cannot be dismissed because sharp chest pain is present.", ""),
+    ("Dissection is likely. It is hard to exclude because sharp chest pain is present.", ""),
+    ("Dissection is likely. It is less likely to be missed because of sharp chest pain.", ""),
+    ("B) Dissection. Excluding it would be an error since sharp chest pain is there.", ""),
+    ("D) pulmonary embolism\nThe other options are less likely because of sharp chest pain.", ""),
 ]
+
+
+def test_tex_and_lists_are_read_as_prose():
+    assert rewards.sentences(r"\emph{Fever} and \underline{chills}") == [["fever", "and"], ["chill"]]
+    assert rewards.sentences(r"It is \boxed{Acute appendicitis}.")[-1] == ["acute", "appendicitis"]
+    assert rewards.sentences("No, fever or chills fit.") == [["no", ",", "fever", "or", "chill", "fit"]]
 
 
 def test_options_are_named_by_their_own_initials():
@@ -544,7 +556,9 @@ def test_a_second_rendering_and_readings_of_a_value():
                   "leukocyte count is 8,000/mm^3", "pulse oximetry shows 30 L/min", "pulse is x/min"):
         [finding] = rewards.findings_of(f"The {value}.")[:1]
         assert not rewards.readings_of(finding) - {"afebrile"}, value
-    assert "fever" in rewards.readings_of(rewards.findings_of("Temperature is 101.4°F.")[0])
+    for value, word in (("temperature is 101.4°F", "fever"), ("platelets are 90,000/mm3", "thrombocytopenia"),
+                        ("white blood cell count is 16 x 10^9/L", "leukocytosis"), ("Na+: 126 mEq/L", "hyponatremia")):
+        assert word in rewards.readings_of(rewards.findings_of(f"The {value}.")[0]), value
     assert [f.text for f in rewards.findings_of("She has 2 sisters (1 with lupus, 1 with anemia) and a cold.")] == [
         "2 sisters", "lupus", "anemia", "a cold"]
     assert rewards.citations("Hypotension suggests lymphoma.", q) == []  # true, and not paid: it quotes nothing
@@ -653,6 +667,10 @@ def test_grounding(response, share):
     ("B) is unlikely because mild acne does not fit it. C) is unlikely because mild acne really does not fit.", 1 / 4),
     ("".join(f"{x}) is wrong since no {y} is seen. " for x, y in zip("ABCDE", ("flu", "tophi", "gas", "pus", "rash"))),
      0),  # none is left
+    (S2 + " Acute pericarditis. This makes the other options less likely, because they do not explain mild acne.",
+     2 / 4),
+    (S2 + "\nA) acute pericarditis\nmild acne and it argue against the others because of mild acne.", 2 / 4),
+    (S2 + " It is acute pericarditis. It cannot be excluded because of mild acne.", 2 / 4),
     (S2 + " D) pulmonary embolism is unlikely because hemoptysis is absent. E) infarction is unlikely because left arm "
      "pain is absent.", 4 / 4),
 ])

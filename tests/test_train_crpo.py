@@ -117,7 +117,7 @@ def test_the_brake_halves_the_rate_and_stops_the_momentum():
 def test_weights_are_read_and_refused():
     assert rewards.weights_of("crpo", ["accuracy=3", "coverage=.5"]) == {
         "accuracy": 3.0, "clinical": 1.0, "consistency": 0.5, "coverage": 0.5}
-    for bad in ("accurcy=1", "accuracy", "accuracy=-1", "accuracy=nan"):
+    for bad in ("accurcy=1", "accuracy", "accuracy=-1", "accuracy=nan", "accuracy=1e999"):
         with pytest.raises(ValueError, match="--weights " + bad):
             rewards.weights_of("grounded", [bad])
     with pytest.raises(ValueError, match="above 0"):
