@@ -99,8 +99,9 @@ def accuracy(response, question):
 MARKUP = re.compile(r"<[^<>]{0,40}>|\\[A-Za-z]+|System [12]:")
 TEX = re.compile(r"\\(?:(?:text|math)[a-z]{0,2}\b|mu\s*|[,;:! %])|\^?\\circ|n['’]t\b|[${}~]")
 PLAIN = {"\\mu": "µ", "\\circ": "°", "^\\circ": "°", "\\%": "%", "n't": " not", "n’t": " not"}
-LIST = re.compile(r"\b(no(?!,| doubt| question| matter)|without)\b(?:(?!\b(?:no|without|and|but|is|are|was|were|has|have"
-                  r"|had|he|she|the|who|with|takes|drinks|smokes|worsens|one|two)\b)[^.;:()\n]){1,120}?\bor\b", re.IGNORECASE)
+LIST = re.compile(r"\b(no(?!,| doubt| question| matter)|without)\b(?:(?!\b(?:no|without|and|but|is|are|was|were|has"
+                  r"|have|had|he|she|the|who|with|takes|drinks|smokes|worsens|one|two)\b)[^.;:()\n]){1,120}?\bor\b",
+                  re.IGNORECASE)
 TIME = re.compile(r"(?<!\d)\d{1,3}[- ](?:year|month|week|day|hour)s?\b(?:[- ]old\b)?", re.IGNORECASE)  # ages, durations
 SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
 # an option's letter as "B)", a number, a word, or one of the marks that the rules look at
