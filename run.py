@@ -515,6 +515,8 @@ def script(main, config_class, doc, memory, presets=None):
             stream.flush()
     except (ValueError, OSError, RuntimeError) as error:
         fail(error, memory)
+    except KeyboardInterrupt:
+        sys.exit("\nstopped")
     # Past the interpreter's own end, in which a finished run of two processes was twice seen to abort ("terminate
     # called without an active exception"): probably a thread of gloo that lets go of a tensor and finds no interpreter.
     os._exit(0)
