@@ -99,6 +99,7 @@ def accuracy(response, question):
 MARKUP = re.compile(r"<[^<>]{0,40}>|\\[A-Za-z]+|System [12]:")
 TEX = re.compile(r"\\(?:(?:text|math)[a-z]{0,2}\b|mu\s*|[,;:! %])|\^?\\circ|n['’]t\b|[${}~]")
 PLAIN = {"\\mu": "µ", "\\circ": "°", "^\\circ": "°", "\\%": "%", "n't": " not", "n’t": " not"}
+# a list of what is absent, up to its "or"; what its words would not stand in is no list
 LIST = re.compile(r"\b(no(?!,| doubt| question| matter)|without)\b(?:(?!\b(?:no|without|and|but|is|are|was|were|has"
                   r"|have|had|he|she|the|who|with|takes|drinks|smokes|worsens|one|two)\b)[^.;:()\n]){1,120}?\bor\b",
                   re.IGNORECASE)
@@ -188,6 +189,7 @@ BOUNDARY = TURNS - {"though"} | word_set("that which so therefore thus hence unl
 HAS = word_set("has had have present report complain exhibit experience develop")
 CLAIM_STOPS = BOUNDARY | ATTRIBUTION | PATIENT
 HEDGED = word_set("likely probably suspected suspect diagnosis therefore")
+# a false value is charged in spite of these: hedged, it would stand beside true ones for nothing
 MODAL = {"can", "could", "may", "might"}
 NO_FINDING = STOP | GENERIC | NOT_BEFORE | NOT_AFTER
 # words that say nothing of the case
@@ -287,6 +289,7 @@ def findings_of(stem):
         denied, (first, *rest) = False, CLAUSE.split(line)
         for joint, clause in [("", first), *zip(rest[::2], rest[1::2])]:
             tokens = tokens_of(clause)
+            # "who" and an earlier "which" open a clause on the patient, a last "which" the question
             asks = not ASKS.isdisjoint(tokens) or joint.lower() == "which" and clause is rest[-1]
             if before_question is None and place == len(lines) - 1 and asks:
                 before_question = list(found)
@@ -576,7 +579,7 @@ def rejection_reason(sentence, letter, case):
 
 def dismisses(sentence):
     """Whether a sentence begins by calling something unlikely or wrong: "Unlikely, since", "This is less likely as"."""
-    verb = next((place for place, token in enumerate(sentence[:5]) if token in ("is", "was", "s")), 0)
+    verb = next((place for place, token in enumerate(sentence[:5]) if token in ("is", "was", "s")), -1)
     said = sentence[:3] if sentence[0] in DISMISSED else sentence[verb + 1:verb + 4]
     return not DISMISSED.isdisjoint(said[:1]) and "to" not in said and "other" not in sentence
 

@@ -60,8 +60,10 @@ def write(directory, name, answers, lengths, **settings):
 
 
 def test_two_checkpoints_by_hand(tmp_path):
-    a = write(tmp_path / "a", "exam", ["A", "B", "B", "A", ""], [10, 20, 30, 40, 0], temperature=1, votes=1)
-    b = write(tmp_path / "b", "exam", ["A", "A", "A", "B", "A"], [12, 24, 300, 40, 50], temperature=0, votes=1)
+    a = write(tmp_path / "a", "exam", ["A", "B", "B", "A", ""], [10, 20, 30, 40, 0], temperature=1, votes=1,
+              judge={"directory": "one"})
+    b = write(tmp_path / "b", "exam", ["A", "A", "A", "B", "A"], [12, 24, 300, 40, 50], temperature=0, votes=1,
+              judge={"directory": "other"})
     result = compare.compare([a, b])["exam"]
     assert result["means"]["accuracy"] == [2 / 5, 4 / 5] == result["means"]["majority"]
     assert result["means"]["length"] == [25, pytest.approx(426 / 5)]
@@ -72,9 +74,9 @@ def test_two_checkpoints_by_hand(tmp_path):
     assert difference["judge_cecd"] == pytest.approx((2 + 4 + 0) / 3)  # the third could not be read
     assert list(result["means"]) == ["accuracy", "majority", "length", "judge_cecd"]  # judge_drc has no pair at all
     assert result["mcnemar"] == [{"only_first": 1, "only_this": 3, "p": 0.625}]
-    assert result["differ"] == {"temperature": [1, 0]}
+    assert result["differ"] == {"temperature": [1, 0], "judge": ["one", "other"]}
     text = compare.report({"exam": result})
-    assert "they differ in temperature: 1, 0" in text and "only A right 1, only B right 3, p = 0.625" in text
+    assert "they differ in temperature: 1, 0" in text and "one, other" in text and "only A right 1, only B right 3, p = 0.625" in text
     widths = {len(line.rstrip(" *")) for line in text.splitlines() if line[:6] in ("length", "judge_")}
     assert len(widths) == 1
 

@@ -205,6 +205,10 @@ def test_eval_of_the_clinic(model, tmp_path, monkeypatch):
     assert json.loads((model / "eval" / "clinic.json").read_text())["temperature"] == 0
     for name in ("clinic.json", "clinic.responses.jsonl"):
         assert (tmp_path / "one" / name).read_bytes() == (model / "eval" / f"{name}.1").read_bytes()
+    (model / "run.json").write_text(json.dumps({"objective": "crpo", "weights": ["accuracy=0", "consistency=3"]}))
+    evaluation.main(run.parse_config(evaluation.Config, ""))  # the reward is by the run's weights
+    own = json.loads((model / "eval" / "clinic.json").read_text())
+    assert own["reward"] == pytest.approx(own["clinical"] + 3 * own["consistency"])
 
 
 def test_a_killed_evaluation_of_three_sets_continues_to_the_bit(real, shared, tmp_path, monkeypatch):  # noqa: F811

@@ -267,3 +267,8 @@ def test_the_command_line_with_a_judge(scripted, monkeypatch, tmp_path, capsys):
     evaluation.main(run.parse_config(evaluation.Config, ""))
     assert capsys.readouterr().out.count("none is asked again") == 2
     assert json.loads((policy / "eval" / "clinic.json").read_text()) == table
+    monkeypatch.setattr(sys, "argv", list(map(str, flags[:-2])))  # without a judge its counts stay, and whose they are
+    evaluation.main(run.parse_config(evaluation.Config, ""))
+    again = json.loads((policy / "eval" / "clinic.json").read_text())
+    assert {k: v for k, v in again.items() if k.startswith("judge")} == {
+        k: v for k, v in table.items() if k.startswith("judge")}

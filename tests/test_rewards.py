@@ -438,6 +438,23 @@ REJECTED = [
 ]
 
 
+def test_scores_are_by_name_and_a_verifier_half_added_is_refused(monkeypatch):
+    expected = rewards.score(GOOD, Q)
+    monkeypatch.setattr(rewards, "OBJECTIVES", dict(reversed(rewards.OBJECTIVES.items())))
+    assert list(rewards.score(GOOD, Q).items()) == list(expected.items())[::-1]
+    monkeypatch.setitem(rewards.OBJECTIVES, "brevity", 1.0)
+    with pytest.raises(ValueError, match="brevity"):
+        rewards.score(GOOD, Q)
+
+    def grounding(response, question):
+        return float("nan")
+
+    monkeypatch.delitem(rewards.OBJECTIVES, "brevity")
+    monkeypatch.setattr(rewards, "grounding", grounding)
+    with pytest.raises(ValueError, match="grounding"):
+        rewards.score(GOOD, Q)
+
+
 def test_tex_and_lists_are_read_as_prose():
     assert rewards.sentences(r"\emph{Fever} and \underline{chills}") == [["fever", "and"], ["chill"]]
     assert rewards.sentences(r"It is \boxed{Acute appendicitis}.")[-1] == ["acute", "appendicitis"]
