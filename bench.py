@@ -10,6 +10,7 @@ are medians. Peers are imported only here and only when asked for. The plan need
 """
 
 import argparse
+import gc
 import itertools
 import json
 import math
@@ -71,17 +72,19 @@ def take_turns(jobs, rounds, device):
     return seconds
 
 
-def matmul_rate(device, dtype, size=2048):
+def matmul_rate(device, dtype):
     """Floating-point operations a second of a square matrix product, the best of several: by torch, and the better of
     that and ours (linear.py), the machine's peak."""
+    size = 8192 if device.type == "cuda" else 2048  # long beside a launch, and many waves of a GPU's processors
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     seconds = take_turns({"torch": lambda: a @ b, "ours": lambda: linear(a, b)}, 10, device)
     torchs, ours = (2 * size ** 3 / min(seconds[name]) for name in ("torch", "ours"))
     return torchs, max(torchs, ours)
 
 
-def copy_rate(device, size=2**28):
+def copy_rate(device):
     """Bytes a second of a copy, read and written bytes counted; the best of several."""
+    size = 2**31 if device.type == "cuda" else 2**28
     a = torch.empty(size, dtype=torch.uint8, device=device)
     b = torch.empty_like(a)
     return 2 * size / min(take_turns({"": lambda: b.copy_(a)}, 5, device)[""])
@@ -139,8 +142,7 @@ def random_prompts(config, args):
 
 
 def build(args, device):
-    config = PRESETS[args.preset]
-    return init_model(config).to(device, getattr(torch, args.dtype)).eval()
+    return init_model(PRESETS[args.preset], device=device).to(getattr(torch, args.dtype)).eval()
 
 
 def hf_model(model, device, directory):
@@ -221,13 +223,18 @@ def bench_sampler(args, device):
     return out
 
 
-def step_parts(args, processes, shared=True):
+def step_parts(args, processes):
     """A whole CRPO step on fixed shapes -> a function that makes one and returns the seconds of its phases.
 
-    shared False: each rollout has a prompt of its own (one token differs), so that none is computed once for a group.
+    Its argument `shared` False: each rollout has a prompt of its own (one token differs), so that none is computed once
+    for a group.
     """
-    config = train_crpo.Config(beta=0.001, target_kl=0.0, entropy_bonus=0.0)  # as the peer
-    policy = run.shard(init_model(PRESETS[args.preset]), processes)
+    gc.collect()  # FSDP's hooks keep a model of before in cycles
+    config = train_crpo.Config(beta=0.001, target_kl=0.0, entropy_bonus=0.0,  # as the peer
+                               micro_tokens=args.micro_tokens)
+    policy = init_model(PRESETS[args.preset], device=processes.device)
+    policy.checkpoint_layers = args.checkpoint_layers
+    policy = run.shard(policy, processes)
     reference, actor = run.sharded_copy(policy, processes), run.full_copy(policy.config, processes)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6, fused=True)
     prompts = random_prompts(policy.config, args)
@@ -237,7 +244,7 @@ def step_parts(args, processes, shared=True):
     advantage = torch.randn(args.prompts * args.group, generator=torch.Generator().manual_seed(0))
     advantage = advantage.to(processes.device)
 
-    def step():
+    def step(shared=True):
         times = [clock(processes.device)]
         run.copy_weights(policy, actor)
         groups = generate(actor, prompts, seeds, args.new_tokens, {policy.config.vocab_size})
@@ -259,13 +266,12 @@ def step_parts(args, processes, shared=True):
 def bench_step(args, device):
     processes = run.start(dtype=args.dtype)
     config, total = PRESETS[args.preset], args.prompts * args.group
-    steps = {"ours": step_parts(args, processes), "own prompts": step_parts(args, processes, shared=False)}
-    parts = {name: [] for name in steps}
+    step, parts = step_parts(args, processes), {"ours": [], "own prompts": []}
     torchs, rate = matmul_rate(device, processes.dtype)
 
     def round_of_ours():
-        for name, step in steps.items():
-            parts[name].append(step())
+        for name, rows in parts.items():
+            rows.append(step(shared=name == "ours"))
 
     round_of_ours()
     peer = []
@@ -335,9 +341,9 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
     """Bytes that each of `gpus` processes holds in a CRPO step, by name. rows: rollouts in flight while sampling;
     micro_tokens: tokens at once while training; half: computes in bfloat16, else float32.
 
-    Sharded, in float32: parameters, gradients, AdamW's two moments, the reference. Whole, in the compute dtype: the
-    sampler's copy. Then the larger of the two phases, which do not overlap. Sampling: the cache of rows in flight.
-    Training: activations kept for the backward pass; attention's mask; the layer that is gathered, and the embedding
+    Sharded, in float32: parameters, AdamW's two moments, the reference. Whole, in the compute dtype: the sampler's
+    copy. Then the larger of the two phases, which do not overlap. Sampling: the cache of rows in flight. Training: the
+    gradients, sharded, in float32; activations kept for the backward pass; attention's mask; the layer that is gathered, and the embedding
     with its gradient (one process copies them all the same); one chunk of logits, as probabilities, and of those
     in passing their logarithms and a product of both. Not counted, as small: a CPU's packed weights of the sampler,
     what fills a pass up to a multiple of WHOLE tokens, and on CUDA what fills the cache up to WINDOW slots a row, and a
@@ -360,13 +366,13 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
     logits = min(LOGITS_AT_ONCE, predicted * c.vocab_size)
     passing = logits if logits == LOGITS_AT_ONCE else min(logits, TOKENS_AT_ONCE * c.vocab_size)
     mask = predicted * context * (1 + size * c.num_attention_heads / c.num_key_value_heads)  # as bool and as added
-    held = {"parameters": 4 * weights / gpus, "gradients": 4 * weights / gpus, "optimizer": 8 * weights / gpus,
-            "reference": 4 * weights / gpus, "sampler copy": size * weights}
+    held = {"parameters": 4 * weights / gpus, "optimizer": 8 * weights / gpus, "reference": 4 * weights / gpus,
+            "sampler copy": size * weights}
     apart = min(group, 2) * context  # of a prompt whose last rows have it for themselves (model.Cache)
     sampling = {"cache": slot * rows / group * max(group_tokens, apart), "sampler logits": 12 * rows * c.vocab_size}
     gathered = size * (2 * largest + c.vocab_size * c.hidden_size) + 4 * c.vocab_size * c.hidden_size
-    training = {"activations": (kept + 3 * c.hidden_size * size) * micro_tokens, "mask": mask, "gathered": gathered,
-                "logits chunk": 4 * logits + 8 * passing}
+    training = {"gradients": 4 * weights / gpus, "activations": (kept + 3 * c.hidden_size * size) * micro_tokens, "mask": mask,
+                "gathered": gathered, "logits chunk": 4 * logits + 8 * passing}
     return held, sampling, training
 
 
@@ -386,6 +392,7 @@ def bench_plan(args, _):
 def peak_bytes(job, device):
     """The most bytes that tensors made by job() held at once: of CUDA's allocator, or of the CPU's as torch's profiler
     saw it (the process's resident memory would count libraries, and pages that malloc keeps, as well)."""
+    gc.collect()
     if device.type == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -399,7 +406,7 @@ def peak_bytes(job, device):
 
 def logprobs_peak(vocab_size, tokens, device):
     """Peak of the log-probabilities of one response and their backward pass, of a model that is little but its head."""
-    model = init_model(ModelConfig("qwen2", vocab_size, 8, 8, 1, 1, 1, 8)).to(device)
+    model = init_model(ModelConfig("qwen2", vocab_size, 8, 8, 1, 1, 1, 8), device=device)
     packed = Packed([[1]], [[i % 7 for i in range(tokens)]], device)
     packed.attend = lambda layer, q, k, v: q  # its mask grows with the square of the tokens
     return peak_bytes(lambda: model.token_logprobs(packed)[0].sum().backward(), device)
@@ -413,9 +420,9 @@ def bench_memory(args, device):
         return [sum(step().values()) for _ in range(rounds)]
 
     config, group_tokens = PRESETS[args.preset], args.prompt_tokens + args.group * args.new_tokens
-    micro = min(args.prompts * group_tokens, train_crpo.Config().micro_tokens)
+    micro = min(args.prompts * group_tokens, args.micro_tokens)
     held, sampling, training = plan(config, 1, args.prompt_tokens, args.new_tokens, args.prompts * args.group, micro,
-                                    False, args.group, half=args.dtype == "bfloat16")
+                                    args.checkpoint_layers, args.group, half=args.dtype == "bfloat16")
     planned = sum(held.values()) + max(sum(sampling.values()), sum(training.values()))
     out = {"microseconds a token of a step, by prompts": {
         n: 1e6 * statistics.median(steps(n, args.rounds + 1)[1:]) / (n * group_tokens) for n in args.by_prompts}}
@@ -445,7 +452,7 @@ def main():
     jobs = {"sampler": bench_sampler, "step": bench_step, "memory": bench_memory, "plan": bench_plan}
     parser.add_argument("what", choices=list(jobs))
     parser.add_argument("--preset", choices=list(PRESETS), default="tiny", help="shape; weights are random")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="none: cuda where there is one")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="what is computed in, by the peer too; none: "
                         "bfloat16 on CUDA, float32 on the CPU (plan: always bfloat16)")
     parser.add_argument("--peer", choices=list(LIBRARIES), help="beside whom: hf for sampler, trl for step")
@@ -459,13 +466,16 @@ def main():
     parser.add_argument("--gpu-memory", type=float, default=48, help="plan: GB of each")
     parser.add_argument("--context", type=int, default=5120, help="plan: prompt and response tokens")
     parser.add_argument("--rows", type=int, default=80, help="plan: rollouts in flight (--max-rows)")
-    parser.add_argument("--micro-tokens", type=int, default=8192, help="plan: tokens at once in training")
+    parser.add_argument("--micro-tokens", type=int, default=4096, help="step, memory, plan: tokens at once in training")
+    parser.add_argument("--checkpoint-layers", action="store_true",
+                        help="step, memory: layers are computed again in the backward pass (plan: they always are)")
     parser.add_argument("--by-prompts", type=int, nargs="*", default=[4, 8, 16, 32], help="memory: also time these")
     args = parser.parse_args()
     if args.peer and args.peer != {"sampler": "hf", "step": "trl"}.get(args.what):
         raise ValueError(f"--peer {args.peer} does not go with {args.what}")
     if args.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(args.device)
     args.dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
     try:

@@ -240,9 +240,9 @@ def load_questions(path, skip_bad_rows=False, mcqa_zero_based=False):
     return [question for question, _, _ in _load(path, skip_bad_rows, mcqa_zero_based, responses=False)]
 
 
-def load_responses(path, skip_bad_rows=False):
+def load_responses(path, skip_bad_rows=False, mcqa_zero_based=False):
     """[(Question, response, objective or None)] of a cold-start file, whose rows hold a `response`."""
-    return _load(path, skip_bad_rows, False, responses=True)
+    return _load(path, skip_bad_rows, mcqa_zero_based, responses=True)
 
 
 def _token_ids(path, size):
@@ -271,6 +271,9 @@ class Tokenizer:
             raise DataError(f"{path}: no tokenizer, which a model directory must hold ({error})") from None
         # A question that contains "<|im_end|>" is plain text, so that a data row cannot forge a turn.
         self.core.encode_special_tokens = True
+        # A tokenizer.json holds how its last user cut and padded, which is no part of the model.
+        self.core.no_truncation()
+        self.core.no_padding()
         self.start_id, self.end_id = (self.core.token_to_id(t) for t in ("<|im_start|>", "<|im_end|>"))
         if not {self.start_id, self.end_id}.isdisjoint([None, *self.encode("<|im_start|><|im_end|>")]):
             raise DataError(f"{path}: lacks <|im_start|> or <|im_end|>, which the chat format needs, or they are not "

@@ -86,7 +86,7 @@ def scored(response, question):
     text = response["text"]
     row = {"text": text, "answer": rewards.extract_answer(text, question.options), **measures(text, question),
            "length": response["length"], "finished": response["finished"], **rewards.score(text, question)}
-    if question.source == "clinic":
+    if question.source == "clinic" and "findings" in question.meta:
         row |= {f"audit_{name}": value for name, value in clinic.audit(text, question).items()}
     return row | {name: value for name, value in response.items() if name.startswith("judge_")}
 
@@ -196,6 +196,7 @@ def main(config):
     policy = policy.to(processes.device, processes.dtype).eval()
     asked = ("objective", "temperature", "votes", "top_p", "top_k", "max_new_tokens", "seed")
     settings = {**{name: getattr(config, name) for name in asked}, "dtype": str(processes.dtype),
+                "eos_ids": tokenizer.eos_ids,
                 "weights": processes.gather(processes.main and fingerprint(directory))[0]}
     tables, rows = {}, {}
     for name, questions in sets.items():

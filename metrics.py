@@ -59,7 +59,8 @@ def report_troubles(row, before, kl_limit, processes):
         ("ties", row["skipped"] > 0.8,
          f"{row['skipped']:.0%} of the groups teach nothing: all rollouts of such a group earn the same"),
         ("kl", kl_limit and row["kl"] > kl_limit,
-         f"KL {row['kl']} is over its limit {kl_limit:.3g}; the step only pulls back to the start model"),
+         f"KL {row['kl']} is over its limit {kl_limit:.3g}; the step only pulls back to the start model, and "
+         "the learning rate is halved"),
         ("answered", row["answered"] < 0.8 * most,
          f"{row['answered']:.0%} of the responses name an option, it was {most:.0%}"),
         ("cut", row["cut"] > 0.5, f"{row['cut']:.0%} of the responses are cut; see --max-new-tokens"),

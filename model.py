@@ -459,13 +459,15 @@ class Decoder(nn.Module):
         return tuple(torch.cat(x)[:packed.count].clone() if x[0] is not None else None for x in zip(*chunks))
 
 
-def init_model(config, seed=0):
-    """A Decoder with random float32 weights: normal(0, 0.02), biases 0, norms 1."""
-    model = Decoder(config)
-    generator = torch.Generator().manual_seed(seed)
+def init_model(config, seed=0, device="cpu"):
+    """A Decoder with random float32 weights: normal(0, 0.02), biases 0, norms 1. Each device has its own numbers."""
+    with torch.device("meta"):  # so that torch's own initialisation, as long again, is left out
+        model = Decoder(config)
+    model.to_empty(device=device)
+    generator = torch.Generator(device).manual_seed(seed)
     for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            nn.init.zeros_(parameter)
-        elif parameter.dim() > 1:
+        if parameter.dim() > 1:
             nn.init.normal_(parameter, std=0.02, generator=generator)
+        else:
+            nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
     return model

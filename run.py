@@ -28,6 +28,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 
 from checkpoint import load_model, save_model, write_json
 from model import PRESETS, Decoder, init_model
+from stream import digest_of, fingerprint
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 LOGS = ("metrics.jsonl", "samples.jsonl")
@@ -268,23 +269,30 @@ class RunDirectory:
     NAME.1, NAME.2, ..., and says so. Refused too: a directory of something else, or where another run is at work.
 
     A state is all that the rest of a run depends on: weights, optimizer, step, and a script's own values (schedule,
-    beta). No random state is in it, for there is none: data order and rollouts are drawn from generators made anew from
-    (seed, step or epoch, prompt, rollout), there is no dropout, and AdamW draws nothing.
+    beta); but not the data, nor the start model, which is the reference: run.json holds digests of those, and where they
+    have changed the run does not go on. No random state is in it, for there is none: data order and rollouts are drawn
+    from generators made anew from (seed, step or epoch, prompt, rollout), there is no dropout, and AdamW draws nothing.
     """
 
-    def __init__(self, path, config, processes, tokenizer_files, free=()):
-        """free: names of fields that may change when the run goes on, besides FREE."""
+    def __init__(self, path, config, processes, tokenizer_files, data, free=()):
+        """data: what is trained on, a list of plain values; free: names of fields that may change when the run goes on,
+        besides FREE."""
         self.free = FREE.union(free)
         self.path, self.processes, self.tokenizer_files = Path(path), processes, tokenizer_files
         self.save_every, self.nonfinite, self.lock = config.save_every, 0, None
-        dist.barrier()  # --model may be this directory: every process has read it before it is moved aside
-        self.continued = processes.on_main(self._open, asdict(config))  # a folder of state/, or False
+        self.continued = processes.on_main(self._open, asdict(config), data)  # a folder of state/, or False
 
-    def _open(self, config):
-        latest = False
+    def _open(self, config, data):
+        weights = fingerprint(config["model"]) if Path(config["model"]).is_dir() else ""
+        latest, began_with = False, {"weights": weights, "data": digest_of([*map(digest_of, data)])}
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             if not any(self.path.glob("run.json*")):  # also of a run killed while it wrote this one first file
                 raise ValueError(f"--out {self.path}: exists and is not an earlier run; give a new directory")
+            read = [config["model"], config["tokenizer"], *config["data"], *config.get("eval_data", [])]
+            inside = [name for name in read if name and Path(name).resolve().is_relative_to(self.path.resolve())]
+            if inside:
+                raise ValueError(f"{inside[0]} lies in --out {self.path}, which is moved aside at the start, so that the "
+                                 "run could not go on after a stop; give another --out")
             self._lock()
             restarted = any(os.environ.get(name, "0") != "0" for name in RESTARTS)
             latest = (restarted or not config["fresh"]) and self._latest()
@@ -298,14 +306,18 @@ class RunDirectory:
                 print(f"the earlier run in {self.path} is now {self.path}.{number}", flush=True)
             else:
                 old = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+                changed = [k for k, v in old.pop("began_with", {}).items() if v != began_with[k]]
                 differ = [f"{k}: {old.get(k)} there, {config.get(k)} here" for k in sorted({*old, *config} - self.free)
                           if old.get(k) != config.get(k)]
                 if differ:
                     raise ValueError(
                         f"--out {self.path}: holds an unfinished run of another configuration ({'; '.join(differ)}); "
                         "give its flags to go on, --fresh to move it aside, or another --out")
+                if changed:
+                    raise ValueError(f"--out {self.path}: holds an unfinished run that began with other {changed[0]} "
+                                     "under the same name; put those back to go on, or give --fresh or another --out")
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "run.json", config)
+        write_json(self.path / "run.json", {**config, "began_with": began_with})
         self._lock()
         return latest
 
@@ -459,7 +471,10 @@ class RunDirectory:
 
 
 def _state(model, optimizer, best):
+    fresh = not optimizer.state
     model_state, optimizer_state = get_state_dict(model, optimizer)
+    for moments in optimizer.state.values() if fresh else ():  # torch has made them by a step of no gradient
+        moments["step"].zero_()
     state = {"model": model_state, "optimizer": optimizer_state}
     return state | {"best": get_model_state_dict(best)} if best else state
 

@@ -131,8 +131,7 @@ class Step:
 
         On CUDA the some thousand operations of a token are recorded once and then launched as one, a CUDA graph, for as
         long as the cache's tensors stay: that is until it is compacted, or its window grows. The first token goes
-        without, as the libraries prepare themselves at a first call; by then the graph before is gone, as it
-        must be: it takes the libraries' work space with it. What is returned is overwritten by the next call.
+        without, as the libraries prepare themselves at a first call. What is returned is overwritten by the next call.
         """
         fresh = cache.open()
         if fresh or not token.is_cuda:

@@ -274,7 +274,8 @@ def main(config):
     steps = config.steps or math.ceil(config.epochs * len(train) / config.prompts)
     if not steps:
         raise ValueError("--steps 0 and --epochs 0 leave nothing to train")
-    directory = run.RunDirectory(config.out, config, processes, tokenizer_files, free=("steps", "epochs"))
+    data = [(prompt, q.answer) for prompt, q in zip(prompts, train)]
+    directory = run.RunDirectory(config.out, config, processes, tokenizer_files, data, free=("steps", "epochs"))
     policy.checkpoint_layers = config.checkpoint_layers
     policy = run.shard(policy, processes)
     reference = run.sharded_copy(policy, processes) if config.beta or config.target_kl else None
@@ -355,7 +356,8 @@ def main(config):
         done = [u for u in updates if "loss" in u]
         row |= {name: sum(u[name] for u in done) / len(done) if done else None for name in UPDATE_METRICS}
         row["logprob_gap"] = done[0]["logprob_gap"] if done else None  # later updates have moved the policy on purpose
-        row |= {"nonfinite": sum("nonfinite" in u for u in updates), "kl": kl, "beta": beta, "refused": refused}
+        row |= {"nonfinite": sum("nonfinite" in u for u in updates), "kl": kl, "beta": beta, "refused": refused,
+                "lr": optimizer.param_groups[0]["lr"]}
         beta = steered_beta(beta, kl, config.target_kl)
         row["seconds"] = clock[-1] - clock[0]
         phases = ("sample", "score", "reference", "update")

@@ -33,6 +33,7 @@ class Config:
     objective: str = option("crpo", "whose prompt is answered, where a row does not say", choices=["crpo", "grpo"])
     require_right: bool = option(False, "drop responses whose answer is wrong")
     require_form: bool = option(False, "drop responses that are not of their objective's form")
+    mcqa_zero_based: bool = option(False, "MedMCQA's cop counts from 0, as in its parquet export")
     skip_bad_rows: bool = option(False, "count and list bad rows instead of stopping")
     save_every: int = option(100, "updates between two saved states, from which the same command goes on; 0: none")
     fresh: bool = option(False, "start anew where --out holds an unfinished run, which is moved aside")
@@ -51,17 +52,19 @@ class Config:
     grad_clip: float = option(1.0, "largest gradient norm")
     holdout: float = option(0.02, "share of the data held out for early stopping; 0: none", most=0.9)
     holdout_every: int = option(100, "updates between two looks at it", least=1)
-    patience: int = option(5, "looks without a better loss before stopping")
+    patience: int = option(5, "looks without a better loss before stopping", least=1)
 
 
 def load_sequences(config, tokenizer, context):
-    """([(prompt ids, response ids, question id)] of --data after filtering, a line on what was dropped and why)."""
-    kept, wrong, formless, long = [], 0, 0, 0
+    """([(prompt ids, response ids, question id)] of --data after filtering, a line on what was dropped and why).
+
+    Rows of the same stem and options bear the first one's id, as the published formats give every row its own."""
+    kept, ids, wrong, formless, long = [], {}, 0, 0, 0
     limit = min(config.max_tokens, context)
     for path in config.data:
-        for question, response, objective in load_responses(path, skip_bad_rows=config.skip_bad_rows):
+        for question, response, objective in load_responses(path, config.skip_bad_rows, config.mcqa_zero_based):
             objective = objective or config.objective
-            form = rewards.clinical if objective == "crpo" else rewards.thinking
+            form = rewards.thinking if objective == "grpo" else rewards.clinical
             if config.require_right and not rewards.accuracy(response, question):
                 wrong += 1
             elif config.require_form and not form(response, question):
@@ -72,7 +75,8 @@ def load_sequences(config, tokenizer, context):
                 if len(prompt) + len(target) > limit:
                     long += 1
                 else:
-                    kept.append((prompt, target, question.id))
+                    content = (question.stem, *question.options.values())
+                    kept.append((prompt, target, ids.setdefault(content, question.id)))
     counts = f"{len(kept)} responses kept; dropped: {wrong} wrong, {formless} without form, {long} over {limit} tokens"
     return kept, counts
 
@@ -121,7 +125,7 @@ def main(config):
     steps = config.steps or math.ceil(config.epochs * len(train) / batch)
     if not steps:
         raise ValueError("--steps 0 and --epochs 0 leave nothing to train")
-    directory = run.RunDirectory(config.out, config, processes, tokenizer_files)
+    directory = run.RunDirectory(config.out, config, processes, tokenizer_files, sequences)
     model.checkpoint_layers = config.checkpoint_layers
     model = run.shard(model, processes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)

@@ -1,8 +1,14 @@
+"""Tests compute on the CPU, also where there is a GPU, as they compare bits and fork processes. `CRPO_TEST_GPU=1 pytest
+tests/test_model.py tests/test_sampler.py tests/test_device.py` lets those three use it."""
+
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+if not os.environ.get("CRPO_TEST_GPU"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 

@@ -17,6 +17,7 @@ import model as model_file
 import train_crpo
 from model import PRESETS, init_model
 from sampler import generate
+from test_end_to_end import SMALL, metrics_of, typed
 
 TINY = replace(PRESETS["tiny"], vocab_size=96, hidden_size=32, intermediate_size=48, head_dim=8, num_hidden_layers=1)
 CPU = torch.device("cpu")
@@ -205,3 +206,12 @@ def test_a_step_elsewhere_is_the_step_here(dtype, name, monkeypatch):
     assert len(Graph.made) > 12 and max(Graph.made) == 3  # a window of four, the first of it without a graph
     assert row == pytest.approx(row_there, abs=1e-6) and row["grad_norm"] > 0
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(weights, weights_there, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, which is not here")
+@pytest.mark.parametrize("dtype, gap", [("float32", 1e-4), ("bfloat16", 0.02)])
+def test_the_first_command_on_a_gpu(dtype, gap, tmp_path):
+    typed("train_crpo.py", "--out", tmp_path / "ckpt", *SMALL, "--dtype", dtype)
+    rows = metrics_of(tmp_path / "ckpt")
+    assert all(r["logprob_gap"] < gap and r["nonfinite"] == 0 and r["grad_norm"] > 0 for r in rows)
+    typed("eval.py", tmp_path / "ckpt", "--limit", 40, "--dtype", dtype)

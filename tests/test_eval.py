@@ -4,9 +4,9 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -18,8 +18,9 @@ import eval as evaluation
 import rewards
 import run
 from data import Question
+from forked import ROOT, begin, command, status_of
 from stream import streamed, table_of
-from test_end_to_end import BENCHMARKS, ROOT, command, real, rows_of  # noqa: F401 (real is a fixture)
+from test_end_to_end import BENCHMARKS, real, rows_of  # noqa: F401 (real is a fixture)
 
 TINY = ROOT / "assets" / "tiny"
 
@@ -74,6 +75,11 @@ def test_the_table_by_hand():
     assert [k for k in evaluation.aggregate([answered(*"ABCABC")[1]], rewards.WEIGHTS["crpo"]) if "pass" in k] == [
         "pass@1", "pass@2", "pass@4", "pass@6"]
     assert "pass@1" not in evaluation.aggregate([answered("A")[1]], rewards.WEIGHTS["crpo"])
+
+
+def test_a_clinic_row_of_ones_own_has_no_audit():
+    question = replace(answered()[0], source="clinic")
+    assert not any("audit" in name for name in evaluation.scored({"text": "", "length": 1, "finished": True}, question))
 
 
 def test_breakdowns_by_hand():
@@ -185,7 +191,6 @@ def model(tmp_path):
 
 
 def test_eval_of_the_clinic(model, tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # equal to the bit is float32's promise
     flags = [model, "--limit", 6, "--votes", 3, "--max-rows", 6, "--max-new-tokens", 48]
     printed = command("eval.py", *flags, "--json", tmp_path / "all.json")
     table = json.loads((tmp_path / "all.json").read_text())["clinic"]
@@ -208,11 +213,13 @@ def test_eval_of_the_clinic(model, tmp_path, monkeypatch):
     (model / "run.json").write_text(json.dumps({"objective": "crpo", "weights": ["accuracy=0", "consistency=3"]}))
     evaluation.main(run.parse_config(evaluation.Config, ""))  # the reward is by the run's weights
     own = json.loads((model / "eval" / "clinic.json").read_text())
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 17]}))
+    evaluation.main(run.parse_config(evaluation.Config, ""))  # what ends an answer has changed: all is asked again
+    assert json.loads((model / "eval" / "clinic.json").read_text())["eos_ids"] == [2, 17] != own["eos_ids"]
     assert own["reward"] == pytest.approx(own["clinical"] + 3 * own["consistency"])
 
 
-def test_a_killed_evaluation_of_three_sets_continues_to_the_bit(real, shared, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+def test_a_killed_evaluation_of_three_sets_continues_to_the_bit(real, shared, tmp_path):  # noqa: F811
     flags = ["--data", *(shared / "data" / name for name in BENCHMARKS), "--limit", 9, "--votes", 2,
              "--max-new-tokens", 24, "--max-rows", 4]
     whole, killed = (shutil.copytree(real, tmp_path / name) for name in ("whole", "killed"))
@@ -223,12 +230,12 @@ def test_a_killed_evaluation_of_three_sets_continues_to_the_bit(real, shared, tm
         ["meta_info"], ["subject_name"], ["body_system", "question_type", "medical_task"]]
     assert "medmcqa_dev_300 subject_name: " in printed
     second = killed / "eval" / "medmcqa_dev_300.responses.jsonl"
-    started = subprocess.Popen([sys.executable, "eval.py", *map(str, [killed, *flags])], cwd=ROOT,
-                               stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    while started.poll() is None and not (second.exists() and second.read_bytes().count(b"\n") >= 3):
+    [child] = begin(os.devnull, "eval.py", killed, *flags)
+    while not (second.exists() and second.read_bytes().count(b"\n") >= 3):
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
         time.sleep(0.001)
-    started.send_signal(signal.SIGKILL)
-    assert started.wait() == -signal.SIGKILL and not (killed / "eval" / "medxpertqa_text_150.json").exists()
+    os.kill(child, signal.SIGKILL)
+    assert status_of(child) == -signal.SIGKILL and not (killed / "eval" / "medxpertqa_text_150.json").exists()
     second.write_bytes(second.read_bytes() + b'{"question": "ha')
     printed = command("eval.py", killed, *flags)
     assert "holds all 9" in printed and "half written and dropped" in printed and "continued after" in printed

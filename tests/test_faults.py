@@ -22,9 +22,9 @@ import run
 import train_crpo
 import train_sft
 from checkpoint import ModelError, load_model, save_model
+from forked import ROOT, command, fork, status_of
 from model import PRESETS, init_model
 
-ROOT = Path(__file__).parents[1]
 SMALL = dict(steps=3, prompts=2, group=3, minibatches=1, max_new_tokens=16, eval_questions=0, save_every=1)
 
 
@@ -32,34 +32,28 @@ def in_a_child(act, kill_at=0, under=None):
     """Run act() in a forked process, SIGKILLed before its kill_at-th operation on files under a folder (opened for
     writing, renamed, removed, made) -> (its exit status, the operations it made)."""
     counted, parent = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(counted)
-            made = [0]
+    made = [0]
 
-            def watch(event, args):
-                flags = args[2] if event == "open" and isinstance(args[2], int) else 0
-                write = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-                change = write or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir")
-                if change and str(under) in str(args[0]):
-                    made[0] += 1
-                    if made[0] == kill_at:
-                        os.kill(os.getpid(), signal.SIGKILL)
+    def watch(event, args):
+        flags = args[2] if event == "open" and isinstance(args[2], int) else 0
+        write = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        change = write or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir")
+        if change and str(under) in str(args[0]):
+            made[0] += 1
+            if made[0] == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-            sys.addaudithook(watch)
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 1), os.dup2(null, 2)
-            torch.set_num_threads(1)
-            act()
-            os.write(parent, str(made[0]).encode())
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
+    def watched():
+        os.close(counted)
+        sys.addaudithook(watch)
+        act()
+        os.write(parent, str(made[0]).encode())
+
+    child = fork(watched)
     os.close(parent)
     with os.fdopen(counted, "rb") as pipe:
         told = pipe.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), int(told or 0)
+    return status_of(child), int(told or 0)
 
 
 def left(out):
@@ -100,7 +94,7 @@ def test_a_kill_before_any_file_operation_is_survived(script, tmp_path):
 
 def torchrun(out, *flags, script=("train_crpo.py",), processes=2, restarts=0, machines=1):
     """Train under torchrun, with `machines` agents of `processes` each -> (ok, all that was printed)."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -191,10 +185,22 @@ def test_an_update_that_is_not_finite_changes_nothing(kind, tmp_path):
         assert torch.equal(a, b)
 
 
+def test_a_state_before_the_first_update_changes_nothing(tmp_path):
+    """torch makes AdamW's moments by a step without gradients, which must not count."""
+    def train(out, save_every):
+        inject.install("ties:1:0", 0)
+        train_crpo.main(train_crpo.Config(out=str(tmp_path / out), **{**SMALL, "save_every": save_every}))
+
+    for out, save_every in (("with", 1), ("without", 0)):
+        assert in_a_child(lambda: train(out, save_every))[0] == 0
+    assert left(tmp_path / "with") == left(tmp_path / "without")
+    assert [row["loss"] is None for row in left(tmp_path / "with")[0]] == [True, False, False]
+
+
 @pytest.fixture
 def directory(tmp_path):
     processes = run.start()
-    yield run.RunDirectory(tmp_path / "ckpt", train_crpo.Config(), processes, {"tokenizer.json": b"{}"})
+    yield run.RunDirectory(tmp_path / "ckpt", train_crpo.Config(), processes, {"tokenizer.json": b"{}"}, [])
     run.stop()
 
 
@@ -245,7 +251,7 @@ def test_a_state_whose_shards_are_on_another_machine_is_not_taken(directory, mon
 
 def test_a_second_run_in_the_same_directory_is_refused(directory):
     with pytest.raises(ValueError, match="another run is at work there"):
-        run.RunDirectory(directory.path, train_crpo.Config(fresh=True), directory.processes, {})
+        run.RunDirectory(directory.path, train_crpo.Config(fresh=True), directory.processes, {}, [])
     assert directory.path.exists() and not Path(f"{directory.path}.1").exists()
 
 
@@ -278,11 +284,9 @@ def test_a_replaced_model_directory_is_never_half_new(tmp_path):
 
 
 def test_out_of_memory_names_the_flags(tmp_path):
-    words = [sys.executable, "tests/inject.py", "oom:1:0", "--out", tmp_path / "x", *FLAGS]
-    done = subprocess.run([*map(str, words)], cwd=ROOT, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, text=True,
-                          capture_output=True)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    *_, error, flags = done.stderr.strip().splitlines()
+    printed = command("tests/inject.py", "oom:1:0", "--out", tmp_path / "x", *FLAGS, ok=False)
+    assert "Traceback" not in printed
+    *_, error, flags = printed.strip().splitlines()
     assert error.startswith("error: process 0: CUDA out of memory")
     assert all(f"--{name}" in flags for name in ("micro-tokens", "max-rows", "max-new-tokens", "checkpoint-layers"))
 

@@ -3,7 +3,8 @@
 The goal, exact counts for 24 of 30 on each measure, is missed: of the first 30, 7 on citations, 13 on rejections, 15 on
 unsupported; of the second, which no rule was mended on but by its odd ids, 8, 13 and 15. A response cites 7 findings,
 so an exact count takes nearly every one of them. What is left is paraphrase ("the gait came first"), parts of a finding
-that count as findings, and medicine: whether a reason is true. The floors below hold what was reached.
+that count as findings, and medicine: whether a reason is true. The floors below hold what was reached. Who reads reaches
+it: two readers with the rules of labelling alone agree with the labels in 27 of 30 or more, on each measure.
 """
 
 import json
@@ -15,8 +16,9 @@ import pytest
 from measures import citations, rejections, unsupported
 
 COUNTS = {"citations": citations, "rejections": rejections, "unsupported": unsupported}
-FIRST, SECOND = ([json.loads(line) for line in (Path(__file__).parent / "fixtures" / name).open(encoding="utf-8")]
-                 for name in ("labelled.jsonl", "labelled2.jsonl"))
+FIRST, SECOND, READERS = (
+    [json.loads(line) for line in (Path(__file__).parent / "fixtures" / name).open(encoding="utf-8")]
+    for name in ("labelled.jsonl", "labelled2.jsonl", "readers.jsonl"))
 
 
 def test_the_labels_are_whole():
@@ -24,7 +26,15 @@ def test_the_labels_are_whole():
     for row in FIRST + SECOND:
         assert row["answer"] in row["options"]
         assert set(row["rejections"]) <= set(row["options"]) - {row["answer"]}
-        assert all(len(set(row[m])) == len(row[m]) for m in ("citations", "rejections", "unsupported"))
+        assert all(len(set(row[m])) == len(row[m]) for m in COUNTS)
+
+
+def test_other_readers_count_alike():
+    counts = {row["id"]: row["counts"] for row in READERS}
+    for rows in (FIRST, SECOND):
+        for reader in (0, 1):
+            for i, measure in enumerate(COUNTS):
+                assert sum(counts[row["id"]][reader][i] == len(row[measure]) for row in rows) >= 27
 
 
 @pytest.mark.parametrize("measure, first, second", [  # exact of 30, at least; mean absolute error of the count, at most
