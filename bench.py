@@ -381,6 +381,7 @@ def bench_plan(args, _):
     new = args.context - args.prompt_tokens
     if new < 1:
         raise ValueError("--context must be more than --prompt-tokens")
+    args.new_tokens, args.dtype = new, "bfloat16"
     held, sampling, training = plan(config, args.gpus, args.prompt_tokens, new, args.rows, args.micro_tokens, True,
                                     args.group)
     peak = sum(held.values()) + max(sum(sampling.values()), sum(training.values()))

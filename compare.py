@@ -91,12 +91,15 @@ def compare(directories):
     """
     if not 2 <= len(directories) <= len(LETTERS):
         raise ValueError(f"--compare takes 2 to {len(LETTERS)} directories")
+    missing = [str(d) for d in directories if not Path(d).is_dir()]
+    if missing:
+        raise ValueError(f"{', '.join(missing)}: no such directory")
     found = [{p.name.removesuffix(".responses.jsonl") for p in Path(d).glob("eval/*.responses.jsonl")}
              for d in directories]
     names = sorted(set.intersection(*found))
     if not names:
         raise ValueError("no data set was evaluated in all of them: " + "; ".join(
-            f"{d}: {', '.join(sorted(f)) or 'none'}" for d, f in zip(directories, found)))
+            f"{d}: {', '.join(sorted(f)) or 'none, run eval.py on it first'}" for d, f in zip(directories, found)))
     out = {}
     for name in names:
         rows, tables = zip(*(load_rows(directory, name) for directory in directories))

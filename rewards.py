@@ -737,9 +737,10 @@ def score(response, question):
     """Every objective of one response, by the name of its verifier, in the order of OBJECTIVES."""
     verifiers = (accuracy, clinical, consistency, thinking, grounding, coverage)
     scores = {verifier.__name__: verifier(response, question) for verifier in verifiers}
-    wrong = scores.keys() ^ OBJECTIVES.keys() or {name for name, value in scores.items() if not np.isfinite(value)}
-    if wrong:  # where a verifier was added
-        raise ValueError(f"verifier {', '.join(wrong)}: not in both score() and OBJECTIVES, or its score is not finite")
+    if half := scores.keys() ^ OBJECTIVES.keys():  # where a verifier was added
+        raise ValueError(f"verifier {', '.join(half)}: must be in both score() and OBJECTIVES")
+    if wrong := {k: v for k, v in scores.items() if not (isinstance(v, (int, float)) and np.isfinite(v))}:
+        raise ValueError(f"verifier scores must be finite numbers, not {wrong}")
     return {name: scores[name] for name in OBJECTIVES}
 
 

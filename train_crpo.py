@@ -373,7 +373,9 @@ def main(config):
     after = held_out_result("after") if held_out else None
     if before:
         metrics.show_example(before, after, processes)
-    processes.say(f"\nwritten: {config.out}/metrics.jsonl, samples.jsonl\nnext: python eval.py {config.out}")
+    asked = "".join(f" {path}" for path in ["--data", *config.eval_data] if config.eval_data)
+    asked = asked or (" --data QUESTIONS" if config.data else "")
+    processes.say(f"\nwritten: {config.out}/metrics.jsonl, samples.jsonl\nnext: python eval.py {config.out}{asked}")
     run.stop()
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import rewards
 import run
-from data import load_responses, load_tokenizer, prompt_ids
+from data import PROMPTS, load_responses, load_tokenizer, prompt_ids
 from model import Packed
 from run import dtype_option, option
 
@@ -30,7 +30,7 @@ class Config:
     model: str = option(str(Path(__file__).parent / "assets" / "tiny"), "model directory, or a preset's name")
     tokenizer: str = option("", "tokenizer directory, where it is not the model's")
     data: list = option([], "files of questions with responses")
-    objective: str = option("crpo", "whose prompt is answered, where a row does not say", choices=["crpo", "grpo"])
+    objective: str = option("crpo", "whose prompt is answered, where a row does not say", choices=[*PROMPTS])
     require_right: bool = option(False, "drop responses whose answer is wrong")
     require_form: bool = option(False, "drop responses that are not of their objective's form")
     mcqa_zero_based: bool = option(False, "MedMCQA's cop counts from 0, as in its parquet export")

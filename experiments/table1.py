@@ -5,7 +5,8 @@
     python experiments/table1.py --arms breaking        CRPO without a cold start at four times the learning rate
 
 Everything runs through the project's own command lines, two jobs of one thread at a time. A run whose result lies in
---work is not run again. Written beside this file: NAME.json (every number of every seed), NAME.md, NAME.svg.
+--work is not run again. Written into --work, with --record beside this file in place of what is recorded there: NAME.json
+(every number of every seed), NAME.md, NAME.svg.
 """
 
 import argparse
@@ -59,6 +60,7 @@ MEASURES = {
     "accuracy": ("accuracy", 3, True), "CECD": ("audit_citations", 2, True), "DRC": ("audit_rejections", 2, True),
     "hallucination": ("audit_false_findings", 2, False), "its share": ("false_share", 3, False),
     "tokens": ("length", 1, None), "greedy accuracy": ("greedy_accuracy", 3, True),
+    "greedy hallucination": ("greedy_audit_false_findings", 2, False),
 }
 T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # Student's t
 
@@ -161,7 +163,8 @@ def svg(results):
         cells = [interval([r[key] for r in runs]) for runs in results.values()]
         cells = [(mean, 0.0 if math.isnan(half) else half) for mean, half in cells]
         low, high = min(m - h for m, h in cells), max(m + h for m, h in cells)
-        low, high = low - 0.05 * (high - low), high + 0.05 * (high - low) or low + 1
+        margin = 0.05 * (high - low) or 1
+        low, high = low - margin, high + margin
 
         def place(value):
             return x0 + width * (value - low) / (high - low)
@@ -202,6 +205,7 @@ def main():
     parser.add_argument("--split", choices=["test", "final"], default="final", help="test: for tuning; not written here")
     parser.add_argument("--work", default="runs", help="where runs are kept")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--record", action="store_true", help="replace the recorded results")
     args = parser.parse_args()
     arms = {name: arm for name, arm in SETS[args.arms].items() if not args.only or name in args.only}
     work = Path(args.work).resolve()
@@ -216,12 +220,12 @@ def main():
         results = {name: [jobs[name, seed].result() for seed in range(args.seeds)] for name in arms}
     print(markdown(results, args.seeds))
     if args.split == "final" and not args.only:
-        recorded = HERE / f"{args.arms}.json"
-        if recorded.exists():
-            print(reproduced(results, json.loads(recorded.read_text())))
-        recorded.write_text(json.dumps(results, indent=1) + "\n")
-        recorded.with_suffix(".md").write_text(markdown(results, args.seeds))
-        recorded.with_suffix(".svg").write_text(svg(results))
+        print(reproduced(results, json.loads((HERE / f"{args.arms}.json").read_text())))
+        written = (HERE if args.record else work) / f"{args.arms}.json"
+        written.write_text(json.dumps(results, indent=1) + "\n")
+        written.with_suffix(".md").write_text(markdown(results, args.seeds))
+        written.with_suffix(".svg").write_text(svg(results))
+        print(f"written: {written.with_suffix('')}.json, .md, .svg")
 
 
 if __name__ == "__main__":

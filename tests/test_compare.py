@@ -109,7 +109,8 @@ def test_means_are_those_of_the_evaluations(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, words)])
         evaluation.main(run.parse_config(evaluation.Config, ""))
 
-    directories = [shutil.copytree(ROOT / "assets" / "tiny", tmp_path / str(seed)) for seed in range(3)]
+    directories = [shutil.copytree(ROOT / "assets" / "tiny", tmp_path / str(seed), ignore=shutil.ignore_patterns("eval"))
+                   for seed in range(3)]
     for seed, directory in enumerate(directories):
         evaluate(directory, "--limit", 8, "--votes", 2, "--seed", seed, "--max-new-tokens", 48)
     capsys.readouterr()

@@ -187,7 +187,7 @@ def test_a_damaged_file_is_refused_and_left(damage, processes, tmp_path):
 
 @pytest.fixture
 def model(tmp_path):
-    return shutil.copytree(TINY, tmp_path / "model")
+    return shutil.copytree(TINY, tmp_path / "model", ignore=shutil.ignore_patterns("eval"))
 
 
 def test_eval_of_the_clinic(model, tmp_path, monkeypatch):

@@ -250,7 +250,7 @@ def test_a_judge_that_would_think_aloud_begins_after_an_empty_thought(scripted, 
 
 def test_the_command_line_with_a_judge(scripted, monkeypatch, tmp_path, capsys):
     directory, build = scripted
-    policy = shutil.copytree(TINY, tmp_path / "policy")
+    policy = shutil.copytree(TINY, tmp_path / "policy", ignore=shutil.ignore_patterns("eval"))
     monkeypatch.setattr(evaluation, "load_model", lambda name: build(reply_by_measure))
     flags = ["eval.py", policy, "--limit", 3, "--votes", 2, "--max-new-tokens", 32, "--judge", directory]
     monkeypatch.setattr(sys, "argv", list(map(str, flags)))

@@ -442,17 +442,17 @@ def test_scores_are_by_name_and_a_verifier_half_added_is_refused(monkeypatch):
     expected = rewards.score(GOOD, Q)
     monkeypatch.setattr(rewards, "OBJECTIVES", dict(reversed(rewards.OBJECTIVES.items())))
     assert list(rewards.score(GOOD, Q).items()) == list(expected.items())[::-1]
-    monkeypatch.setitem(rewards.OBJECTIVES, "brevity", 1.0)
-    with pytest.raises(ValueError, match="brevity"):
+    monkeypatch.setitem(rewards.OBJECTIVES, "half_added", 1.0)
+    with pytest.raises(ValueError, match="half_added"):
         rewards.score(GOOD, Q)
+    monkeypatch.delitem(rewards.OBJECTIVES, "half_added")
+    for value in (float("nan"), None, "1"):
+        def grounding(response, question):
+            return value
 
-    def grounding(response, question):
-        return float("nan")
-
-    monkeypatch.delitem(rewards.OBJECTIVES, "brevity")
-    monkeypatch.setattr(rewards, "grounding", grounding)
-    with pytest.raises(ValueError, match="grounding"):
-        rewards.score(GOOD, Q)
+        monkeypatch.setattr(rewards, "grounding", grounding)
+        with pytest.raises(ValueError, match=f"finite numbers, not .*'grounding': {value!r}"):
+            rewards.score(GOOD, Q)
 
 
 def test_tex_and_lists_are_read_as_prose():
@@ -641,8 +641,8 @@ def test_behaviours_count_each_cue_a_few_times():
 def test_score_and_total():
     scores = rewards.score(GOOD, Q)
     # three of the stem's four findings cited, none invented; two of the four wrong options rejected
-    assert scores == {"accuracy": 1.0, "clinical": 1.5, "consistency": 1.0, "thinking": 0.0, "grounding": 1.0,
-                      "coverage": 0.5}
+    assert scores.items() >= {"accuracy": 1.0, "clinical": 1.5, "consistency": 1.0, "thinking": 0.0, "grounding": 1.0,
+                              "coverage": 0.5}.items()
     assert tuple(scores) == tuple(rewards.OBJECTIVES)
     assert rewards.total(scores, rewards.WEIGHTS["crpo"]) == 12.0
     assert rewards.total(rewards.score(grpo(), Q), rewards.WEIGHTS["grpo"]) == 11.0
@@ -774,7 +774,8 @@ def test_time_is_linear():
 
 def test_a_megabyte_of_dx():
     text = "<dx>" * 262_144
-    assert rewards.score(text, Q) == dict.fromkeys(rewards.OBJECTIVES, 0.0)
+    ours = ("accuracy", "clinical", "consistency", "thinking", "grounding", "coverage")
+    assert rewards.score(text, Q).items() >= dict.fromkeys(ours, 0.0).items()
     assert not any(measures.measures(text, Q).values())
 
 
