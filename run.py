@@ -269,9 +269,10 @@ class RunDirectory:
     NAME.1, NAME.2, ..., and says so. Refused too: a directory of something else, or where another run is at work.
 
     A state is all that the rest of a run depends on: weights, optimizer, step, and a script's own values (schedule,
-    beta); but not the data, nor the start model, which is the reference: run.json holds digests of those, and where they
-    have changed the run does not go on. No random state is in it, for there is none: data order and rollouts are drawn
-    from generators made anew from (seed, step or epoch, prompt, rollout), there is no dropout, and AdamW draws nothing.
+    beta). Only the data and the start model, which is the reference, are not in it: run.json holds digests of them, and
+    where they have changed the run does not go on. No random state is in it, for there is none: data order and rollouts
+    are drawn from generators made anew from (seed, step or epoch, prompt, rollout), there is no dropout, and AdamW draws
+    nothing.
     """
 
     def __init__(self, path, config, processes, tokenizer_files, data, free=()):
@@ -291,8 +292,8 @@ class RunDirectory:
             read = [config["model"], config["tokenizer"], *config["data"], *config.get("eval_data", [])]
             inside = [name for name in read if name and Path(name).resolve().is_relative_to(self.path.resolve())]
             if inside:
-                raise ValueError(f"{inside[0]} lies in --out {self.path}, which is moved aside at the start, so that the "
-                                 "run could not go on after a stop; give another --out")
+                raise ValueError(f"{inside[0]} lies in --out {self.path}, which is moved aside at the start: the run "
+                                 "could not go on after a stop; give another --out")
             self._lock()
             restarted = any(os.environ.get(name, "0") != "0" for name in RESTARTS)
             latest = (restarted or not config["fresh"]) and self._latest()
