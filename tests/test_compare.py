@@ -81,6 +81,14 @@ def test_two_checkpoints_by_hand(tmp_path):
     assert len(widths) == 1
 
 
+def test_a_star_marks_an_interval_without_0(tmp_path):
+    a, b = write(tmp_path / "a", "exam", "AAB", [2, 3, 4]), write(tmp_path / "b", "exam", "ABA", [1, 2, 3])
+    lines = compare.report(compare.compare([a, b])).splitlines()
+    assert [line.split()[0] for line in lines if line.endswith("*")] == ["length", "judge_cecd"]
+    lines = compare.report(compare.compare([b, a])).splitlines()
+    assert [line.split()[0] for line in lines if line.endswith("*")] == ["length", "judge_cecd"]
+
+
 def test_other_questions_or_none_are_an_error(tmp_path, capsys):
     a = write(tmp_path / "a", "exam", "AAA", [1, 2, 3])
     write(a, "other", "A", [1])

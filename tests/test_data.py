@@ -34,10 +34,22 @@ def test_each_published_format(tmp_path):
     assert (q.answer, q.options["B"], q.source) == ("B", "0.45", "medmcqa")
     q = one(path, MEDXPERT)
     assert (q.stem, q.options, q.answer, q.source) == ("Rh(D) case. What?", {"A": "one", "B": "two"}, "B", "medxpertqa")
+    twice = {**MEDXPERT, "question": "Two Answer Choices: fit. " + MEDXPERT["question"]}
+    assert one(path, twice).stem == "Two Answer Choices: fit. Rh(D) case. What?"
     full = {"realidx": 7, "question": MEDXPERT["question"], "options": {"A": "one", "B": "two"}, "answer_idx": "B",
             "answer": "two"}
     assert one(path, full).stem == "Rh(D) case. What?" and one(path, full).source == "medxpertqa"
     assert one(path, OWN) == Question("q1", "Who?", {"A": "a", "B": "b"}, "A", "crpo", {})
+
+
+def test_the_users_turn():
+    assert user_text(Question("q", "Who?", {"A": "a", "B": "b"}, "A", "crpo")) == "Who?\n\nA) a\nB) b"
+
+
+@pytest.mark.parametrize("objective, tags", [
+    ("crpo", "dx conclusion"), ("grounded", "dx conclusion"), ("grpo", "think answer")])
+def test_a_prompt_asks_for_the_form_of_its_objective(objective, tags):
+    assert all(f"<{tag}>" in PROMPTS[objective] and f"</{tag}>" in PROMPTS[objective] for tag in tags.split())
 
 
 def test_cop_is_one_based_unless_told(tmp_path):
@@ -255,6 +267,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tokenizer, tmp_path):
 
 def test_ids_beyond_the_tokenizer_are_not_invisible(tokenizer):
     assert tokenizer.decode([tokenizer.size + 5, *tokenizer.encode("a"), tokenizer.size]) == "a\ufffd\ufffd"
+    assert tokenizer.decode([tokenizer.start_id, tokenizer.end_id]) == "<|im_start|><|im_end|>"
 
 
 def test_prompts_that_do_not_fit_are_reported_and_never_cut(tokenizer, capsys):
@@ -262,6 +275,8 @@ def test_prompts_that_do_not_fit_are_reported_and_never_cut(tokenizer, capsys):
     prompts = encode_prompts(tokenizer, questions, "crpo", 100)
     assert prompts == [prompt_ids(tokenizer, questions[0], "crpo"), None, prompt_ids(tokenizer, questions[2], "crpo")]
     assert "1 of 3 prompts are longer than 100 tokens" in capsys.readouterr().err
+    assert encode_prompts(tokenizer, questions[:1], "crpo", len(prompts[0])) == prompts[:1]
+    assert encode_prompts(tokenizer, questions[:1], "crpo", len(prompts[0]) - 1) == [None]
 
 
 def test_tokenizer_ids_come_from_the_directory(tokenizer, tmp_path):

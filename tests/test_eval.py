@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,9 +18,10 @@ import compare
 import eval as evaluation
 import rewards
 import run
-from data import Question
+from data import Question, load_tokenizer
 from forked import ROOT, begin, command, status_of
-from stream import streamed, table_of
+from sampler import Rollout, uniforms
+from stream import fingerprint, streamed, table_of
 from test_end_to_end import BENCHMARKS, real, rows_of  # noqa: F401 (real is a fixture)
 
 TINY = ROOT / "assets" / "tiny"
@@ -72,6 +74,11 @@ def test_the_table_by_hand():
     assert table["agreement"] == pytest.approx((2 / 6 + 0 + 1 / 6) / 4)
     assert table["answered"] == pytest.approx((4 + 2 + 3) / 16)
     assert table["length"] == 10 and table["faithfulness"] == 0
+    assert table["accuracy_interval"] == evaluation.wilson(0.75, 4)  # four questions, not sixteen samples
+    assert table["majority_interval"] == evaluation.wilson(2, 4)
+    for row, cited, wrong in zip(rows, (4, 1, 0), (1, 1, 0)):
+        row["responses"][0] |= {"citations": cited, "hallucination": wrong}
+    assert evaluation.aggregate(rows, rewards.WEIGHTS["crpo"])["hallucination_share"] == 2 / 5
     assert [k for k in evaluation.aggregate([answered(*"ABCABC")[1]], rewards.WEIGHTS["crpo"]) if "pass" in k] == [
         "pass@1", "pass@2", "pass@4", "pass@6"]
     assert "pass@1" not in evaluation.aggregate([answered("A")[1]], rewards.WEIGHTS["crpo"])
@@ -97,6 +104,28 @@ def processes():
     processes = run.start()
     yield processes
     run.stop()
+
+
+def test_what_is_asked_and_scored(processes, monkeypatch):
+    """Each sample has its own noise, which is none of training's; the end token is no part of what is scored."""
+    tokenizer, asked = load_tokenizer(TINY, 10**6), []
+
+    def generate(model, prompts, seeds, *how):
+        asked.append((seeds, how))
+        ids = tokenizer.encode("\\boxed{A}")
+        return [[Rollout([*ids, tokenizer.end_id], [0.0] * (len(ids) + 1), True), Rollout(ids, [0.0] * len(ids), False)]
+                for _ in prompts]
+
+    monkeypatch.setattr(evaluation, "generate", generate)
+    config = evaluation.Config(objective="crpo", votes=2, temperature=0.7, top_p=0.9, top_k=5, max_new_tokens=9, seed=3)
+    model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=1024))
+    _, rows, _ = evaluation.evaluate(model, tokenizer, clinic.make_questions(3, 0, "test"), config, processes)
+    assert {r["text"] for row in rows for r in row["responses"]} == {"\\boxed{A}"}
+    [(seeds, how)] = asked
+    assert how == (9, tokenizer.eos_ids, 0.7, 0.9, 5)
+    drawn = {tuple(uniforms(seed, 4)) for group in seeds for seed in group}
+    assert len(drawn) == 6
+    assert not drawn & {tuple(uniforms((3, a, b, c), 4)) for a in range(4) for b in range(4) for c in range(4)}
 
 
 IDS = list("abcdefgh")
@@ -197,7 +226,10 @@ def test_eval_of_the_clinic(model, tmp_path, monkeypatch):
     assert table == json.loads((model / "eval" / "clinic.json").read_text())
     assert table["questions"] == 6 and table["votes"] == 3 and "audit_citations" in table and "majority" in printed
     assert sum(g["questions"] for g in table["breakdown"]["system"].values()) == 6 and "clinic kind: " in printed
+    assert table["weights"] == fingerprint(model) and {"objective", "temperature", "votes", "top_p", "top_k",
+                                                       "max_new_tokens", "seed", "dtype", "prompts"} <= table.keys()
     rows = rows_of(model / "eval" / "clinic.responses.jsonl")
+    assert [r["question"] for r in rows] == [q.id for q in clinic.make_questions(6, 0, "test")]
     assert len(rows) == 6 and all(len(r["responses"]) == 3 for r in rows)
     right = sum(x["answer"] == r["key"] for r in rows for x in r["responses"])
     assert table["accuracy"] == pytest.approx(right / 18)

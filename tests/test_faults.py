@@ -18,12 +18,15 @@ from safetensors import SafetensorError
 
 import clinic
 import inject
+import rewards
 import run
 import train_crpo
 import train_sft
 from checkpoint import ModelError, load_model, save_model
+from data import load_tokenizer
 from forked import ROOT, command, fork, status_of
 from model import PRESETS, init_model
+from sampler import Rollout
 
 SMALL = dict(steps=3, prompts=2, group=3, minibatches=1, max_new_tokens=16, eval_questions=0, save_every=1)
 
@@ -294,3 +297,52 @@ def test_out_of_memory_names_the_flags(tmp_path):
 def test_an_error_of_ours_keeps_its_traceback():
     with pytest.raises(RuntimeError, match="shapes"):
         run.fail(RuntimeError("shapes do not fit"))
+
+
+def test_each_rollout_is_scored_as_the_answer_to_its_own_question(tmp_path):
+    """Of four questions the second is too long. Every rollout has its own noise, and its end token is not scored."""
+    rows = [{"id": q.id, "stem": " word" * (999 * (i == 1)) + q.stem, "options": q.options, "answer": q.answer}
+            for i, q in enumerate(clinic.make_questions(4, 0))]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def act():
+        tokenizer, score, evaluate = load_tokenizer(ROOT / "assets" / "tiny", 10**6), rewards.score, train_crpo.evaluate
+        asked, seeds, scored, weights = [], [], [], []
+
+        def generate(model, prompts, given, *how):
+            asked.extend(map(tokenizer.decode, prompts))
+            seeds.extend(seed for group in given for seed in group)
+            ids = [*tokenizer.encode("\\boxed{A}"), tokenizer.end_id]
+            return [[Rollout(ids, [-1.0] * len(ids), True) for _ in group] for group in given]
+
+        train_crpo.generate = generate
+        train_crpo.evaluate = lambda *args, **named: (weights.append(named["weights"]), evaluate(*args, **named))[1]
+        rewards.score = lambda text, q: (scored.append((text, q.stem)), score(text, q))[1]
+        options = SMALL | dict(steps=2, prompts=3, eval_questions=1, eval_data=[str(tmp_path / "data.jsonl")])
+        train_crpo.main(train_crpo.Config(out=str(tmp_path / "ckpt"), data=[str(tmp_path / "data.jsonl")],
+                                          weights=["accuracy=3"], **options))
+        scored = [(text, stem) for text, stem in scored if text == "\\boxed{A}"]  # the rest is the evaluations'
+        assert len(asked) == 6 and len(scored) == len(set(seeds)) == 18
+        assert all(stem in asked[n // 3] for n, (_, stem) in enumerate(scored))
+        assert weights == [rewards.weights_of("grounded", ["accuracy=3"])] * 2
+
+    assert in_a_child(act)[0] == 0
+
+
+def test_from_three_times_the_target_on_a_step_only_pulls_back(tmp_path):
+    def act():
+        kl, update, seen = iter((0.5, 0.89, 0.91, 0.91, 0.5)), train_crpo.update, []
+        train_crpo.rollout_kl = lambda *args: next(kl)
+
+        def spied(model, optimizer, batch, advantage, ref_logprob, beta, rules, processes):
+            seen.append((len(batch), bool(advantage.any()), beta, rules.entropy_bonus))
+            return update(model, optimizer, batch, advantage, ref_logprob, beta, rules, processes)
+
+        train_crpo.update = spied
+        train_crpo.main(train_crpo.Config(out=str(tmp_path / "ckpt"), target_kl=0.3, **SMALL | dict(steps=5)))
+        rows = left(tmp_path / "ckpt")[0]
+        assert [row["refused"] for row in rows] == [False, False, True, True, False]
+        assert [row["lr"] for row in rows] == [4e-4, 4e-4, 2e-4, 2e-4, 2e-4]
+        assert seen[2:4] == [(6, False, 0.1, 0.0)] * 2 and [one[3] for one in seen[:2] + seen[4:]] == [-0.05] * 3
+
+    assert in_a_child(act)[0] == 0

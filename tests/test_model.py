@@ -12,7 +12,7 @@ import linear
 import model as model_file
 from checkpoint import ModelError, load_config, load_model, save_model
 from linear import FEW, Product, product
-from model import PRESETS, WHOLE, Cache, Packed, init_model, scores
+from model import PRESETS, WHOLE, Cache, Packed, init_model, rotary, scores
 from sampler import Step, generate
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -157,6 +157,13 @@ def test_scores_in_half_precision_on_cuda_give_the_bias_its_full_shape(monkeypat
     expected = scores(q, k, bias, 0.5)
     monkeypatch.setattr(torch, "baddbmm", strict)
     assert torch.allclose(scores(q.as_subclass(OnCuda), k, bias, 0.5), expected, atol=1e-5)
+
+
+def test_rotary_positions_keep_their_digits_in_bfloat16():
+    """Which holds no odd number above 256."""
+    positions = torch.arange(1000)[None]
+    for half, full in zip(rotary(positions, 8, 1e4, torch.bfloat16), rotary(positions, 8, 1e4, torch.float32)):
+        assert torch.equal(half, full.bfloat16())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -508,6 +508,7 @@ UNSUPPORTED = [
     ("hemoptysis polyuria epistaxis tophi miosis support it.", 2),
     ("Additionally, the presence of significant sharp chest pain suggests it.", 0),  # words that claim nothing
     ("Moreover, a low, severe, acute, positive rash suggests it.", 1),
+    ("Pericarditis explains 95% of such pain.", 0),
     ("Acneic skin suggests it.", 1),  # skin; acneic is the case's acne
 ]
 
@@ -631,7 +632,7 @@ def test_behaviours_count_each_cue_a_few_times():
         "If this were dissection, we would expect tearing pain."
     )
     assert measures.behaviours(text) == {"backtracking": 1, "verification": 1, "subgoal": 2, "backward_chaining": 2}
-    assert measures.behaviours("wait " * 1000)["backtracking"] <= measures.CUE_LIMIT
+    assert measures.behaviours("wait " * 1000)["backtracking"] == 3
     assert sum(measures.behaviours("waiting firstly nextdoor").values()) == 0
 
 
@@ -667,6 +668,11 @@ def test_score_and_total():
 ])
 def test_grounding(response, share):
     assert rewards.grounding(response, Q) == pytest.approx(share)
+
+
+def test_a_case_of_fewer_findings_is_whole_by_them():
+    q = SimpleNamespace(stem="A man has sharp chest pain and mild acne. What is it?", options=Q.options, answer="A")
+    assert rewards.grounding("sharp chest pain and mild acne suggest acute pericarditis.", q) == 1
 
 
 @pytest.mark.parametrize("response, share", [

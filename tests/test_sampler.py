@@ -39,6 +39,12 @@ def test_a_rollout_depends_on_its_seed_and_prompt_only(model, monkeypatch):
     assert [[r.ids for r in g] for g in generate(model, PROMPTS, SEEDS, 30, EOS)] == expected
     hook.remove()
     assert passed == [1] * len(PROMPTS)
+    monkeypatch.undo()
+    passed.clear()
+    hook = model.register_forward_pre_hook(lambda _, args: passed.append(len(args[0])))
+    generate(model, PROMPTS, [[0, 1]] * 4, 2, EOS, max_rows=5)
+    hook.remove()
+    assert passed == [2, 2]  # two groups of two are the most that are no more than five rows
 
 
 def test_other_seeds_give_other_rollouts(model):
@@ -87,6 +93,8 @@ def test_greedy_ignores_seeds(model):
     a = generate(model, PROMPTS, SEEDS, 10, EOS, temperature=0)
     b = generate(model, PROMPTS, [[(9, 9, g) for g in range(len(s))] for s in SEEDS], 10, EOS, temperature=0)
     assert [[r.ids for r in g] for g in a] == [[r.ids for r in g] for g in b]
+    token, logprob = draw(torch.log(torch.tensor([[0.3, 0.7]])) + 5, torch.tensor([0.1]), temperature=0)
+    assert token.item() == 1 and logprob.exp().item() == pytest.approx(0.7)
 
 
 def test_draw_is_the_inverse_cdf():
@@ -102,6 +110,30 @@ def test_draw_frequencies_at_a_temperature():
     token, _ = draw(logits, torch.from_numpy(uniforms(3, 20000)), temperature=0.5)
     p = torch.tensor([0.01, 0.04, 0.49]) / 0.54  # squares, normalised
     assert torch.allclose(torch.bincount(token, minlength=3) / 20000, p, atol=0.01)
+
+
+def test_draw_over_several_blocks():
+    places = torch.tensor([0, 63, 64, 150, 199])
+    assert draw(torch.zeros(5, 200), (places + 0.5) / 200)[0].equal(places)
+
+
+def test_the_nucleus_is_one_of_the_tempered_distribution():
+    """Squares, normalised: 16, 1, 9, 4 of 30, so that the first token alone is half of it."""
+    logits = torch.log(torch.tensor([[0.4, 0.1, 0.3, 0.2]]))
+    token, logprob = draw(logits, torch.tensor([0.99]), temperature=0.5, top_p=0.5)
+    assert token.item() == 0 and logprob.exp().item() == pytest.approx(16 / 30)
+
+
+def test_nan_logits_draw_a_token_whose_logprob_tells():
+    token, logprob = draw(torch.full((1, 5), torch.nan), torch.tensor([0.5]))
+    assert token.item() == 4 and logprob.isnan().all()
+
+
+def test_a_block_that_rounds_beyond_its_end_draws_its_last_token():
+    """Whatever the rounding of its sum, nothing is drawn from the block without mass behind it."""
+    logits = torch.randn(20000, 128, generator=torch.Generator().manual_seed(0))
+    logits[:, 64:] = -torch.inf
+    assert draw(logits, torch.full((20000,), 1 - 2**-24))[0].max() == 63
 
 
 def test_impossible_tokens_are_never_drawn():

@@ -5,14 +5,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import clinic
 import metrics
 import rewards
 import run
 from model import PRESETS as MODEL_PRESETS
 from model import init_model
-from sampler import Rollout
-from train_crpo import (PRESETS, Config, advantages, brake, kl_penalty, policy_loss,
-                        reference_logprobs, rollout_kl, steered_beta, step_questions, update)
+from sampler import Rollout, generate
+from train_crpo import (PRESETS, Config, advantages, brake, kl_penalty, load_data, micro_batches, policy_loss,
+                        reference_logprobs, rollout_kl, steered_beta, step_questions, ties, update)
 
 ONE = torch.tensor([1.0])
 EQ4 = torch.tensor([10, 1, 0.5])
@@ -69,6 +70,13 @@ def test_decoupled_advantages_by_hand():
     assert free[0, 0].item() == pytest.approx(0.5 * 0.7071068 / 11.5, abs=1e-5)
 
 
+def test_noise_and_floor_are_shares_of_an_objectives_range():
+    """Of clinical's 1.5: a hundredth is 0.015, a tenth 0.15."""
+    assert ties(torch.tensor([[[0, 0.014, 0], [0, 0, 0]]]), RANGES, 0.01).all()
+    _, parts = advantages(torch.tensor([[[0, 0.1, 0], [0, 0, 0]]]), EQ4, RANGES, "decoupled", floor=0.1, noise=0.01)
+    assert parts[0, 0, 1].item() == pytest.approx(0.05 / 0.15 / 11.5)
+
+
 def test_a_doubled_weight_doubles_the_share():
     reward = torch.tensor([[[1, 1.5, 1.0], [0, 1.5, 0.9], [0, 1, 0.7], [1, 0, 0.8]]])
     for mode in ("decoupled", "sum"):
@@ -83,7 +91,8 @@ def test_a_doubled_weight_doubles_the_share():
 
 
 @pytest.mark.parametrize("beta, kl, target, then", [
-    (0.01, 0.2, 0.1, 0.015), (0.01, 0.05, 0.1, 0.01 / 1.5), (0.01, 0.1, 0.1, 0.01), (0.09, 9, 0.1, 0.1),
+    (0.01, 0.2, 0.1, 0.015), (0.01, 0.05, 0.1, 0.01 / 1.5), (0.01, 0.1, 0.1, 0.01), (0.01, 0.14, 0.1, 0.01),
+    (0.01, 0.07, 0.1, 0.01), (0.09, 9, 0.1, 0.1),
     (1e-4, 0.0, 0.1, 1e-4), (0.0, 0.2, 0.1, 1e-4), (0.007, 9.0, 0.0, 0.007), (0.0, 9.0, 0.0, 0.0),
 ])
 def test_beta_follows_the_target(beta, kl, target, then):
@@ -174,6 +183,19 @@ def test_every_epoch_visits_every_question_once():
     assert picked[:4] == step_questions(10, 0, 4, seed=3) != step_questions(10, 0, 4, seed=4)
 
 
+def test_micro_batches_hold_their_limit():
+    """Prompts of 5 and 4 tokens: 5 + 2 + 3 = 10, 5 + 3 = 8, 4 + 4 = 8 of 12."""
+    batch = [([1] * p, Rollout([2] * n, [0.0] * n, True)) for p, n in ((5, 3), (5, 2), (5, 3), (4, 4))]
+    assert micro_batches(batch, 12) == [[1, 0], [2], [3]]
+    assert micro_batches(batch, 13) == [[1, 0, 2], [3]] and micro_batches(batch, 1) == [[1], [0], [2], [3]]
+
+
+def test_the_held_out_clinic_is_of_the_test_split():
+    train, held_out = load_data(Config(eval_questions=3))
+    assert held_out == clinic.make_questions(3, seed=0, split="test") and len(train) == 5000
+    assert all(q.id.startswith("clinic-train-") for q in train)
+
+
 def test_the_paper_preset_holds_the_published_numbers():
     paper = Config(**PRESETS["paper"])
     assert (paper.group, paper.prompts, paper.minibatches, paper.lr, paper.weight_decay) == (5, 512, 32, 1e-6, 0.01)
@@ -247,11 +269,65 @@ def test_an_update_raises_what_was_better_and_lowers_what_was_worse(processes):
     config = Config(beta=0.0, lr=0.05)
     policy = run.shard(small_policy(), processes)
     batch = [([1, 2], Rollout([3, 4], [-3.9] * 2, True)), ([1, 2], Rollout([7, 8], [-3.9] * 2, True))]
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3)  # first: a forward pass leaves FSDP's root unsharded
     before = reference_logprobs(policy, batch, config, processes)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3)
     update(policy, optimizer, batch, torch.tensor([0.7, -0.7], device=processes.device), None, 0.0, config, processes)
     after = reference_logprobs(policy, batch, config, processes)
     assert after[0].sum() > before[0].sum() and after[1].sum() < before[1].sum()
+
+
+def test_trained_and_reference_probabilities_are_those_that_were_sampled(processes):
+    policy = run.shard(small_policy(), processes)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
+    [rollouts] = generate(small_policy().to(processes.device), [[1, 2]], [[0, 1, 2]], 9, {50}, temperature=0.5)
+    batch, config = [([1, 2], rollout) for rollout in rollouts], Config(temperature=0.5)
+    for found, rollout in zip(reference_logprobs(policy, batch, config, processes), rollouts):
+        assert torch.allclose(found.cpu(), torch.tensor(rollout.logprobs), atol=1e-5)
+    advantage = torch.ones(3, device=processes.device)
+    assert update(policy, optimizer, batch, advantage, None, 0.0, config, processes)["logprob_gap"] < 1e-5
+    assert all(p.grad is None for p in policy.parameters())  # none is left to the next update
+
+
+@pytest.mark.parametrize("bonus", [1.0, -1.0])
+def test_an_entropy_bonus_raises_the_entropy_and_a_penalty_lowers_it(bonus, processes):
+    policy = run.shard(small_policy(), processes)
+    batch = [([1, 2], Rollout([3, 4], [-3.9] * 2, True))]
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    before, after = (update(policy, optimizer, batch, torch.zeros(1, device=processes.device), None, 0.0,
+                            Config(entropy_bonus=bonus), processes)["entropy"] for _ in range(2))
+    assert (after - before) * bonus > 1e-5
+
+
+def test_the_kl_pulls_to_the_reference(processes):
+    policy = run.shard(small_policy(), processes)
+    batch = [([1, 2], Rollout([3, 4], [-3.9] * 2, True)), ([1, 2], Rollout([7, 8], [-3.9] * 2, True))]
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    before = reference_logprobs(policy, batch, Config(), processes)
+    update(policy, optimizer, batch, torch.zeros(2, device=processes.device),
+           [before[0] + 1, before[1] - 1], 1.0, Config(entropy_bonus=0.0), processes)
+    after = reference_logprobs(policy, batch, Config(), processes)
+    assert after[0].sum() > before[0].sum() and after[1].sum() < before[1].sum()
+
+
+def test_the_gradient_is_clipped(processes):
+    metrics, weights = updated(processes, grad_clip=0.01)
+    moved = sum((a.detach().cpu() - b.detach()).square().sum() for a, b in zip(weights, small_policy().parameters()))
+    assert metrics["grad_norm"] > 0.02 and math.sqrt(moved) == pytest.approx(0.01, rel=1e-2)  # SGD at a rate of 1
+
+
+def test_group_metrics_by_hand(processes):
+    """Two groups of two: one steered by accuracy against a little consistency, one without any advantage."""
+    columns = [list(rewards.OBJECTIVES).index(name) for name in ("accuracy", "consistency")]
+    reward, parts = torch.zeros(2, 2, len(rewards.OBJECTIVES)), torch.zeros(2, 2, len(rewards.OBJECTIVES))
+    reward[..., columns] = torch.tensor([[[1, 0.8], [0, 1.0]], [[1, 1.0], [1, 1.0]]])
+    parts[0][:, columns] = torch.tensor([[0.75, -0.25], [0, 0]])
+    rollouts = [[Rollout([1] * n, [0.0] * n, n < 4) for n in lengths] for lengths in ((1, 2), (3, 4))]
+    found = metrics.group_metrics(reward, ties(reward, torch.ones(len(rewards.OBJECTIVES)), 0.01), parts,
+                                  reward.sum(-1), rollouts, 3, processes)
+    expected = {"reward": 6.8 / 4, "answered": 3 / 4, "length": 10 / 4, "tokens": 10, "cut": 1 / 4, "skipped": 1 / 2,
+                "accuracy": 3 / 4, "accuracy_spread": math.sqrt(1 / 2) / 2, "accuracy_tie": 1 / 2,
+                "accuracy_steers": 1.5, "consistency_steers": -0.5, "coverage_tie": 1, "coverage_steers": 0}
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_trouble_is_told_once_when_it_begins():
