@@ -102,8 +102,8 @@ def test_two_processes_give_the_same_losses(one_process, tmp_path):
 
 
 def test_eight_processes_run_on_two_cores(tmp_path):
-    typed("train_crpo.py", "--out", tmp_path / "eight", "--steps", 1, "--group", 2, "--eval-questions", 8,
-          "--max-new-tokens", 16, "--objective", "grpo", "--beta", 0, "--target-kl", 0, processes=8)
+    command("train_crpo.py", "--out", tmp_path / "eight", "--steps", 1, "--group", 2, "--eval-questions", 8,
+            "--max-new-tokens", 16, "--objective", "grpo", "--beta", 0, "--target-kl", 0, processes=8)
     [row] = metrics_of(tmp_path / "eight")
     assert row["kl"] is None and row["length"] <= 16
     load_model(tmp_path / "eight")
