@@ -343,11 +343,11 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
 
     Sharded, in float32: parameters, AdamW's two moments, the reference. Whole, in the compute dtype: the sampler's
     copy. Then the larger of the two phases, which do not overlap. Sampling: the cache of rows in flight. Training: the
-    gradients, sharded, in float32; activations kept for the backward pass; attention's mask; the layer that is gathered, and the embedding
-    with its gradient (one process copies them all the same); one chunk of logits, as probabilities, and of those
-    in passing their logarithms and a product of both. Not counted, as small: a CPU's packed weights of the sampler,
-    what fills a pass up to a multiple of WHOLE tokens, and on CUDA what fills the cache up to WINDOW slots a row, and a
-    graph's memory, which is a decode step's.
+    gradients, sharded, in float32; activations kept for the backward pass; attention's mask; the layer that is
+    gathered, and the embedding with its gradient (one process copies them all the same); one chunk of logits, as
+    probabilities, and of those in passing their logarithms and a product of both. Not counted, as small: a CPU's packed
+    weights of the sampler, what fills a pass up to a multiple of WHOLE tokens, and on CUDA what fills the cache up to
+    WINDOW slots a row, and a graph's memory, which is a decode step's.
     """
     c, size = config, 2 if half else 4
     weights = body_size(c) + c.vocab_size * c.hidden_size * (1 if c.tie_word_embeddings else 2)
@@ -371,8 +371,8 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
     apart = min(group, 2) * context  # of a prompt whose last rows have it for themselves (model.Cache)
     sampling = {"cache": slot * rows / group * max(group_tokens, apart), "sampler logits": 12 * rows * c.vocab_size}
     gathered = size * (2 * largest + c.vocab_size * c.hidden_size) + 4 * c.vocab_size * c.hidden_size
-    training = {"gradients": 4 * weights / gpus, "activations": (kept + 3 * c.hidden_size * size) * micro_tokens, "mask": mask,
-                "gathered": gathered, "logits chunk": 4 * logits + 8 * passing}
+    training = {"gradients": 4 * weights / gpus, "activations": (kept + 3 * c.hidden_size * size) * micro_tokens,
+                "mask": mask, "gathered": gathered, "logits chunk": 4 * logits + 8 * passing}
     return held, sampling, training
 
 
@@ -381,7 +381,7 @@ def bench_plan(args, _):
     new = args.context - args.prompt_tokens
     if new < 1:
         raise ValueError("--context must be more than --prompt-tokens")
-    args.new_tokens, args.dtype = new, "bfloat16"
+    args.new_tokens, args.dtype = new, "bfloat16"  # for the record
     held, sampling, training = plan(config, args.gpus, args.prompt_tokens, new, args.rows, args.micro_tokens, True,
                                     args.group)
     peak = sum(held.values()) + max(sum(sampling.values()), sum(training.values()))

@@ -271,8 +271,7 @@ class RunDirectory:
     A state is all that the rest of a run depends on: weights, optimizer, step, and a script's own values (schedule,
     beta). Only the data and the start model, which is the reference, are not in it: run.json holds digests of them, and
     where they have changed the run does not go on. No random state is in it, for there is none: data order and rollouts
-    are drawn from generators made anew from (seed, step or epoch, prompt, rollout), there is no dropout, and AdamW draws
-    nothing.
+    are drawn from generators made anew from (seed, step or epoch, prompt, rollout); neither dropout nor AdamW draws.
     """
 
     def __init__(self, path, config, processes, tokenizer_files, data, free=()):

@@ -339,6 +339,7 @@ def main(config):
 
         # 4. Update, once for each minibatch, on the groups that have an advantage
         updates, bad, flat = [], set(), advantage.flatten().to(processes.device)
+        rate = optimizer.param_groups[0]["lr"]
         for part in range(config.minibatches):
             groups = [j for j, i in enumerate(mine) if i * config.minibatches // config.prompts == part
                       and (refused or advantage[j].any())]
@@ -357,7 +358,7 @@ def main(config):
         row |= {name: sum(u[name] for u in done) / len(done) if done else None for name in UPDATE_METRICS}
         row["logprob_gap"] = done[0]["logprob_gap"] if done else None  # later updates have moved the policy on purpose
         row |= {"nonfinite": sum("nonfinite" in u for u in updates), "kl": kl, "beta": beta, "refused": refused,
-                "lr": optimizer.param_groups[0]["lr"]}
+                "lr": rate}
         beta = steered_beta(beta, kl, config.target_kl)
         row["seconds"] = clock[-1] - clock[0]
         phases = ("sample", "score", "reference", "update")
@@ -373,9 +374,9 @@ def main(config):
     after = held_out_result("after") if held_out else None
     if before:
         metrics.show_example(before, after, processes)
-    asked = "".join(f" {path}" for path in ["--data", *config.eval_data] if config.eval_data)
-    asked = asked or (" --data QUESTIONS" if config.data else "")
-    processes.say(f"\nwritten: {config.out}/metrics.jsonl, samples.jsonl\nnext: python eval.py {config.out}{asked}")
+    asked = config.eval_data or ["QUESTIONS"] * bool(config.data)  # none: eval.py asks the clinic
+    processes.say(f"\nwritten: {config.out}/metrics.jsonl, samples.jsonl\nnext: python eval.py {config.out}",
+                  *["--data", *asked] * bool(asked))
     run.stop()
 
 

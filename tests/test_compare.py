@@ -98,6 +98,8 @@ def test_other_questions_or_none_are_an_error(tmp_path, capsys):
     elsewhere = write(tmp_path / "c", "else", "AAA", [1, 2, 3])
     with pytest.raises(ValueError, match="no data set was evaluated in all of them: .*a: exam, other; .*c: else"):
         compare.compare([a, elsewhere])
+    with pytest.raises(ValueError, match="nowhere: no such directory"):
+        compare.compare([a, tmp_path / "nowhere"])
     unfinished = shutil.copytree(a, tmp_path / "d")
     (unfinished / "eval" / "exam.json").write_text('{"questions": 4}')
     with pytest.raises(ValueError, match="exam.responses.jsonl: unfinished"):

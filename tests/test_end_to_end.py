@@ -58,8 +58,9 @@ def test_train_crpo_from_the_embedded_model(one_process):
     out, printed = one_process
     rows = metrics_of(out)
     assert [r["step"] for r in rows] == [1, 2, 3]
-    for name in ("reward", "accuracy", "clinical", "consistency", "kl", "entropy", "length", "loss", "seconds",
-                 "accuracy_spread", "accuracy_tie", "accuracy_steers", "clipped", "cut", "skipped", "beta", "grad_norm", "logprob_gap",
+    for name in ("reward", "accuracy", "clinical", "consistency", "kl", "entropy", "length", "loss", "seconds", "lr",
+                 "accuracy_spread", "accuracy_tie", "accuracy_steers", "clipped", "cut", "skipped", "beta", "grad_norm",
+                 "logprob_gap",
                  "seconds_sample", "seconds_score", "seconds_reference", "seconds_update"):
         assert all(isinstance(r[name], (int, float)) for r in rows), name
     assert abs(rows[0]["kl"]) < 1e-6 < rows[2]["kl"]
@@ -156,6 +157,7 @@ def test_a_stopped_run_goes_on_to_the_bit(unbroken, tmp_path):
     printed = command("train_crpo.py", "--out", out, "--steps", 8, *RESUMED, "--micro-tokens", 16384)
     assert f"continuing {out} after step {done}" in printed and not (out / "state").exists()
     assert unseconded(metrics_of(out)) == unseconded(metrics_of(unbroken))
+    assert metrics_of(unbroken)[0]["lr"] == pytest.approx(4e-4 / 3)  # that of the step, not of the next
     assert rows_of(out / "samples.jsonl") == rows_of(unbroken / "samples.jsonl")
     assert (out / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
 
@@ -288,10 +290,11 @@ def test_real_rows_end_to_end(real, shared, tmp_path):
                       "--steps", 4, "--batch", 4, "--holdout", "0.1", "--holdout-every", 2, "--require-right", processes=2)
     assert "39 responses kept; dropped: 1 wrong" in printed
     assert len(metrics_of(tmp_path / "cold")) == 4 and "holdout_loss" in metrics_of(tmp_path / "cold")[1]
-    command("train_crpo.py", "--model", tmp_path / "cold", "--data", *files, "--out", tmp_path / "ckpt", "--steps", 2,
-            "--prompts", 4, "--group", 3, "--max-new-tokens", 24, "--eval-data", files[2], "--eval-questions", 6,
-            "--max-prompt-tokens", 2048, processes=2)
+    printed = command("train_crpo.py", "--model", tmp_path / "cold", "--data", *files, "--out", tmp_path / "ckpt",
+                      "--steps", 2, "--prompts", 4, "--group", 3, "--max-new-tokens", 24, "--eval-data", files[2],
+                      "--eval-questions", 6, "--max-prompt-tokens", 2048, processes=2)
     assert len(metrics_of(tmp_path / "ckpt")) == 2
+    assert f"next: python eval.py {tmp_path / 'ckpt'} --data {files[2]}\n" in printed
     command("eval.py", tmp_path / "ckpt", "--data", *files, "--limit", 8, "--votes", 2, "--json", tmp_path / "all.json")
     tables = json.loads((tmp_path / "all.json").read_text())
     assert [t["questions"] for t in tables.values()] == [8, 8, 8]

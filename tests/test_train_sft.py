@@ -1,4 +1,4 @@
-"""Which responses the cold start takes, and which questions it holds out."""
+"""Which responses the cold start takes, which questions it holds out, its loss, and when it stops."""
 
 import json
 import math
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import clinic
+import run
 import train_sft
 from checkpoint import load_model
 from data import DataError, load_tokenizer
@@ -48,6 +49,11 @@ def test_medmcqa_may_count_from_zero(tmp_path):
     with pytest.raises(DataError, match="--mcqa-zero-based"):
         sequences(tmp_path, [row])
     assert len(sequences(tmp_path, [row], mcqa_zero_based=True, require_right=True)[0]) == 1
+
+
+def test_patience_is_at_least_one_look():
+    with pytest.raises(ValueError, match="--patience 0: must be at least 1"):
+        run.parse_config(train_sft.Config, "", argv=["--patience", "0"])
 
 
 def test_the_loss_is_a_token_mean_and_shares_of_it_add_up():
