@@ -5,11 +5,12 @@ The differences are read from the DIR/eval/NAME.responses.jsonl that eval.py wro
 question's mean over its samples), so what makes a question hard cancels.
 
     counts and rates   95% interval by the paired bootstrap (percentiles, RESAMPLES resamples of the questions, fixed
-                       seed)
+                       seed); no star where fewer than FEWEST questions differ, as five coins fall alike once in 16
     majority           McNemar's exact test on the questions that only one of the two answers right (with one sample a
                        question the majority is that answer)
 
-Neither knows of the spread between training runs: one checkpoint an arm says nothing about the arm.
+Neither knows of the spread between training runs (one checkpoint an arm says nothing about the arm), nor of how many
+measures are looked at: of twenty, one gets a star by chance.
 """
 
 import json
@@ -19,9 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from checkpoint import write_json
+from stream import digest_of
 
 RESAMPLES = 10_000
-SETTINGS = ("objective", "temperature", "votes", "top_p", "top_k", "max_new_tokens", "dtype")
+FEWEST = 6
+SETTINGS = ("objective", "temperature", "votes", "top_p", "top_k", "max_new_tokens", "dtype", "prompts", "rules",
+            "reward_weights")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 BREAKDOWNS = ("system", "kind", "subject_name", "body_system", "question_type", "medical_task", "meta_info")
 SECTIONS = {"backtracking": "counts a response, by rule", "length": "responses and their objectives",
@@ -74,18 +78,26 @@ def means_of(rows):
     out = {"accuracy": (sum(out["accuracy"]) / len(rows), out["accuracy"])}
     right = [float(answer == key) for _, key, answer, _ in rows]
     out["majority"] = (sum(right) / len(rows), right)
-    for name in responses[0] if responses else ():
+    for name in dict.fromkeys(name for r in responses for name in r):
         if name not in ("text", "answer", "accuracy"):
-            values = [float(r[name]) for r in responses if r[name] is not None]
-            own = [[r[name] for r in group if r[name] is not None] for *_, group in rows]
+            own = [[float(r[name]) for r in group if r.get(name) is not None] for *_, group in rows]
+            values = [value for group in own for value in group]
             if values:
                 out[name] = (sum(values) / len(values), [sum(v) / len(v) if v else math.nan for v in own])
     return out
 
 
+def settings_of(table):
+    """{name: what a comparison says where it differs}."""
+    judge = {name: value for name, value in (table.get("judge") or {}).items() if name != "unparsable"}
+    return {**{name: table.get(name) for name in SETTINGS},
+            "judge": judge and f"{judge['directory']} ({digest_of(judge)})"}
+
+
 def compare(directories):
-    """{data set: {"directories", "questions", "differ", "means", "differences", "intervals", "mcnemar"}} over the data
-    sets that all directories were evaluated on; differences, of the measures that all have, are to the first directory.
+    """{data set: {"directories", "questions", "differ", "means", "differences", "intervals", "pairs", "unequal",
+    "mcnemar"}} over the data sets that all directories were evaluated on; differences, of the measures that all have,
+    are to the first directory. pairs: the questions with the measure in both; unequal: those where it differs.
 
     ValueError if there is none, or if a set's questions are not the same.
     """
@@ -110,9 +122,11 @@ def compare(directories):
                 raise ValueError(f"{name}: the questions of {directory} ({len(other)}) are not those of "
                                  f"{directories[0]} ({len(rows[0])}), from line {place} on; evaluate both with the "
                                  "same --data and --limit")
+        if len({table["asked"] for table in tables if "asked" in table}) > 1:
+            raise ValueError(f"{name}: the texts of the questions differ under the same names; evaluate all with the "
+                             "same --data")
         measured = [means_of(one) for one in rows]
-        asked = [{**{key: table.get(key) for key in SETTINGS}, "judge": (table.get("judge") or {}).get("directory")}
-                 for table in tables]
+        asked = [settings_of(table) for table in tables]
         shared = [m for m, (_, own) in measured[0].items()
                   if all(m in one and not np.isnan(np.subtract(one[m][1], own)).all() for one in measured)]
         first = np.array([measured[0][m][1] for m in shared]).T  # [questions, measures]
@@ -120,13 +134,15 @@ def compare(directories):
                   "differ": {key: [one[key] for one in asked] for key in asked[0]
                              if any(one[key] != asked[0][key] for one in asked)},
                   "means": {m: [one[m][0] for one in measured] for m in shared},
-                  "differences": [], "intervals": [], "mcnemar": []}
+                  "differences": [], "intervals": [], "pairs": [], "unequal": [], "mcnemar": []}
         for one in measured[1:]:
             difference = np.array([one[m][1] for m in shared]).T - first
             pairs = ~np.isnan(difference)
             mean = np.where(pairs, difference, 0).sum(0) / np.maximum(pairs.sum(0), 1)
             result["differences"].append(dict(zip(shared, mean.tolist())))
             result["intervals"].append(dict(zip(shared, bootstrap(difference).T.tolist())))
+            result["pairs"].append(dict(zip(shared, pairs.sum(0).tolist())))
+            result["unequal"].append(dict(zip(shared, (pairs & (difference != 0)).sum(0).tolist())))
             a, b = (np.array(m["majority"][1]) for m in (measured[0], one))
             split = int((a > b).sum()), int((b > a).sum())
             result["mcnemar"].append({"only_first": split[0], "only_this": split[1], "p": mcnemar(*split)})
@@ -149,12 +165,17 @@ def report(comparison):
         lines += ["", " " * 20 + "".join(f"{c:>9}" for c in letters) + "".join(f"{t:>31}" for t in titles)]
         for measure, means in result["means"].items():
             line = f"{measure:<20}" + "".join(f"{mean:9.3f}" for mean in means)
-            for differences, intervals in zip(result["differences"], result["intervals"]):
+            some = set()
+            for differences, intervals, pairs, unequal in zip(*(result[key] for key in (
+                    "differences", "intervals", "pairs", "unequal"))):
                 low, high = intervals[measure]
                 cell = f"{differences[measure]:+.3f} [{low:+.3f}, {high:+.3f}]"
-                line += f"{cell:>29} {'*' if low > 1e-9 or high < -1e-9 else ' '}"
-            lines.append(line.rstrip())
-        lines += ["", "* the 95% interval of the difference (paired bootstrap over the questions) leaves out 0"]
+                star = unequal[measure] >= FEWEST and (low > 1e-9 or high < -1e-9)
+                line += f"{cell:>29} {'*' if star else ' '}"
+                some |= {pairs[measure]} - {result["questions"]}
+            lines.append(line.rstrip() + (f"  on {', '.join(map(str, sorted(some)))} questions" if some else ""))
+        lines += ["", "* the 95% interval of the difference (paired bootstrap over the questions) leaves out 0, and "
+                  f"{FEWEST} questions or more differ"]
         for letter, test in zip(letters[1:], result["mcnemar"]):
             lines.append(f"majority, McNemar's exact test: only A right {test['only_first']}, only {letter} right "
                          f"{test['only_this']}, p = {test['p']:.3g}")

@@ -6,8 +6,9 @@
     python eval.py --compare base/ ckpt/                     checkpoints evaluated on the same questions (compare.py)
 
 Prompt, sampler and answer extractor are training's; the temperature is 1 unless said otherwise. Every rate is over all
-questions: an answer that cannot be read, a response that was cut and a prompt that did not fit are wrong answers, never
-left out. The eight measures are counted by rule (measures.py), where the paper asks a language model.
+questions: an answer that cannot be read and a prompt that did not fit are wrong answers, never left out; a response
+that was cut counts by what it says. The eight measures are counted by rule (measures.py), where the paper asks a
+language model.
 
 Written to DIR/eval/: NAME.responses.jsonl (every response with its scores, as they are finished) and NAME.json
 (settings and table). The same command continues an interrupted evaluation; what other settings left is kept as
@@ -22,15 +23,15 @@ from pathlib import Path
 
 import clinic
 import compare
+import measures
 import rewards
 import run
 from checkpoint import load_model, write_json
 from data import encode_prompts, load_questions, load_tokenizer
 from judge import count_measures, open_judge
-from measures import measures
 from run import dtype_option, option
 from sampler import generate
-from stream import digest_of, fingerprint, rewrite, streamed
+from stream import digest_of, fingerprint, require_own, rewrite, streamed
 
 
 @dataclass
@@ -84,7 +85,7 @@ def scored(response, question):
     """A response {"text", "length", "finished"} with its answer, every measure and objective, for the clinic also the
     exact audit."""
     text = response["text"]
-    row = {"text": text, "answer": rewards.extract_answer(text, question.options), **measures(text, question),
+    row = {"text": text, "answer": rewards.extract_answer(text, question.options), **measures.measures(text, question),
            "length": response["length"], "finished": response["finished"], **rewards.score(text, question)}
     if question.source == "clinic" and "findings" in question.meta:
         row |= {f"audit_{name}": value for name, value in clinic.audit(text, question).items()}
@@ -103,8 +104,8 @@ def aggregate(rows, weights):
 
     accuracy: the share of right responses, over all questions and samples; its interval counts each question once.
     majority: the share of questions whose majority answer is right. pass@k: of those with a right one among k samples,
-    agreement(), answered: over all questions. Other entries: means over all responses sampled, judge_*: over those that
-    the judge's answer could be read of.
+    agreement(), answered: over all questions. Other entries: means over all responses sampled that have the measure,
+    audit_*: the clinic's, judge_*: those that the judge's answer could be read of.
     """
     n = len(rows)
     tried = [row["responses"] for row in rows if row["responses"]]
@@ -125,8 +126,9 @@ def aggregate(rows, weights):
         table["reward"] = sum(rewards.total(r, weights) for r in responses) / len(responses)
         cited = sum(r["citations"] for r in responses)
         table["hallucination_share"] = sum(r["hallucination"] for r in responses) / max(cited, 1)
-        for name in [name for name in responses[0] if name not in ("text", "answer", "accuracy")]:
-            values = [float(r[name]) for r in responses if r[name] is not None]
+        names = dict.fromkeys(name for r in responses for name in r)
+        for name in [name for name in names if name not in ("text", "answer", "accuracy")]:
+            values = [float(r[name]) for r in responses if r.get(name) is not None]
             table[name] = sum(values) / len(values) if values else None
     return table
 
@@ -157,8 +159,14 @@ def evaluate(model, tokenizer, questions, config, processes, path=None, settings
     # A share each where nothing bounds a batch; else batches that do not depend on the number of processes.
     size = max(1, config.max_rows // config.votes) if config.max_rows else -(-len(questions) // processes.world)
     settings = {**(settings or {}), "prompts": digest_of(prompts)}  # of the questions, the format and the tokenizer
-    rows = streamed([q.id for q in questions], size, answer, processes, path, settings,
-                    lambda i, row: question_row(questions[i], row["responses"]))
+
+    def again(i, row):
+        kept = row["responses"]
+        if row["key"] != questions[i].answer:  # a judge was told the key
+            kept = [{name: value for name, value in r.items() if not name.startswith("judge_")} for r in kept]
+        return question_row(questions[i], kept)
+
+    rows = streamed([q.id for q in questions], size, answer, processes, path, settings, again)
     example = next((q, row["responses"][0]["text"]) for q, row in zip(questions, rows) if row["responses"])
     table = aggregate(rows, weights or rewards.WEIGHTS[config.objective])
     return {**table, **settings, "settings": digest_of(settings)}, rows, example
@@ -167,12 +175,16 @@ def evaluate(model, tokenizer, questions, config, processes, path=None, settings
 def main(config):
     if bool(config.directory) == bool(config.compare):
         raise ValueError("give a model directory to evaluate, or --compare and directories that are evaluated")
+    if config.json and not Path(config.json).parent.is_dir():
+        raise ValueError(f"--json {config.json}: no such directory")
     if config.compare:
+        if config != Config(compare=config.compare, json=config.json):
+            raise ValueError("--compare reads what is evaluated already; of the other flags it takes --json only")
         return compare.show(config.compare, config.json)
     directory = Path(config.directory)
     sets = {}
     for path in config.data:
-        name = Path(path).name.split(".")[0]
+        name = Path(Path(path).name.removesuffix(".gz")).stem
         if name in sets:
             raise ValueError(f"two data files are named {name}; rename one, as results are kept by that name")
         sets[name] = load_questions(path, config.skip_bad_rows, config.mcqa_zero_based)[:config.limit or None]
@@ -202,8 +214,12 @@ def main(config):
     for name, questions in sets.items():
         path = results / f"{name}.responses.jsonl"
         table, rows[name], _ = evaluate(policy, tokenizer, questions, config, processes, path, settings, weights)
-        tables[name] = {**table, "breakdown": compare.breakdown(rows[name], questions)}
+        tables[name] = {**table, "rules": digest_of([Path(module.__file__).read_text(encoding="utf-8")
+                                                     for module in (rewards, measures, clinic)]),
+                        "asked": digest_of([(q.stem, q.options, q.answer) for q in questions]),
+                        "reward_weights": weights, "breakdown": compare.breakdown(rows[name], questions)}
         if processes.main:
+            require_own(path, table["settings"])
             earlier = results / f"{name}.json"
             if "judge_cecd" in table and earlier.exists():  # whose counts the stored responses hold
                 found = json.loads(earlier.read_text(encoding="utf-8"))
@@ -216,10 +232,11 @@ def main(config):
                                               results / f"{name}.judged.jsonl")
         tables[name] |= {**aggregate(rows[name], weights), **verdicts}
         if processes.main:
+            require_own(results / f"{name}.responses.jsonl", tables[name]["settings"])
             rewrite(results / f"{name}.responses.jsonl", rows[name])
             write_json(results / f"{name}.json", tables[name])
     if processes.main:
-        compare.print_tables(directory, tables, {"right", "pass@1", "prompts", "settings", *settings})
+        compare.print_tables(directory, tables, {"right", "pass@1", "prompts", "settings", "rules", "asked", *settings})
         print(f"\nwritten: {results}/ NAME.json, NAME.responses.jsonl{', NAME.judged.jsonl' if judge else ''}")
         if config.json:
             write_json(config.json, tables)

@@ -56,10 +56,16 @@ def prompt_of(measure, question, response):
                                                  what=what)
 
 
+def words_of(text):
+    """The words of a text for comparison, a space before each and after the last."""
+    return " ".join(["", *re.findall(r"\w+", text.casefold()), ""])
+
+
 def parse(text, most=MOST):
     """The evidence lines of a judge's answer; their number is the count. ValueError says why it cannot be read.
 
-    One form only: "count: N", then N different lines "- evidence"; white space around the whole does not matter.
+    One form only: "count: N", then N lines "- evidence", no two of the same words; white space around the whole does
+    not matter.
     """
     first, *lines = text.strip().split("\n")
     count = COUNT.fullmatch(first)
@@ -70,8 +76,9 @@ def parse(text, most=MOST):
         raise ValueError("a line after the first is not evidence")
     if int(count[1]) != len(found):
         raise ValueError(f"counts {count[1]} and shows {len(found)}")
-    if len({" ".join(line[1].casefold().split()) for line in found}) < len(found):
-        raise ValueError("the same evidence stands twice")
+    words = {words_of(line[1]) for line in found}
+    if " " in words or len(words) < len(found):
+        raise ValueError("evidence without a word, or the same twice")
     if len(found) > most:
         raise ValueError(f"counts {len(found)} of at most {most}")
     return [line[1] for line in found]
@@ -112,8 +119,8 @@ def open_judge(directory, processes):
     templates = [directory / name for name in ("tokenizer_config.json", "chat_template.jinja")]
     thinks = any("enable_thinking" in path.read_text(encoding="utf-8") for path in templates if path.exists())
     opening = tokenizer.encode("<think>\n\n</think>\n\n") if thinks else []
-    settings = {"version": VERSION, "measures": MEASURES, "system": SYSTEM, "user": USER,
-                "max_new_tokens": max_new_tokens, "dtype": str(processes.dtype),
+    settings = {"version": VERSION, "measures": MEASURES, "system": SYSTEM, "user": USER, "opening": opening,
+                "eos_ids": tokenizer.eos_ids, "max_new_tokens": max_new_tokens, "dtype": str(processes.dtype),
                 "weights": processes.gather(processes.main and fingerprint(directory))[0]}
     limit = config.max_position_embeddings - max_new_tokens
     return Judge(directory, tokenizer, opening, limit, max_new_tokens, settings)
@@ -137,6 +144,8 @@ def count_measures(judge, model, questions, rows, processes, max_rows, path):
     table).
 
     Written to path (NAME.judged.jsonl) as it is finished, every answer of the judge with it, and continued from there.
+    The table says how many answers could not be read, and of how much of the evidence the words do not stand in the
+    response: such a judge invents.
     """
     def asked(i):
         return [(name, questions[i], r["text"]) for r in rows[i]["responses"] for name in MEASURES]
@@ -165,6 +174,10 @@ def count_measures(judge, model, questions, rows, processes, max_rows, path):
     verdicts = [(name, v) for row in judged for response in row["responses"] for name, v in response.items()]
     lost = {name: sum(v["count"] is None and v["text"] is not None for m, v in verdicts if m == name)
             for name in MEASURES}
+    evidence = [(line, r["text"]) for row, by in zip(rows, judged)
+                for r, found in zip(row["responses"], by["responses"])
+                for v in found.values() if v["count"] for line in parse(v["text"])]
     return out, {"judge_asked": len(verdicts), "judge_unparsable": sum(lost.values()),
-                 "judge_too_long": sum(v["text"] is None for _, v in verdicts),
+                 "judge_too_long": sum(v["text"] is None for _, v in verdicts), "judge_evidence": len(evidence),
+                 "judge_unquoted": sum(words_of(line) not in words_of(text) for line, text in evidence),
                  "judge": {"directory": str(judge.directory), **judge.settings, "unparsable": lost}}

@@ -26,9 +26,11 @@ ROLLOUT = {"rollout": float, "response": str, "parts": dict, "cited": list, "rej
 # --- reading ------------------------------------------------------------------------------------------------------
 
 def number(text):
-    """A JSON number with six digits, or as a string if it is not finite: JSON has no NaN."""
+    """A JSON number, of a fraction six digits, or as a string if it is not finite: JSON has no NaN."""
     value = float(text)
-    return float(f"{value:.6g}") if math.isfinite(value) else str(value)
+    if not math.isfinite(value):
+        return str(value)
+    return value if value.is_integer() else float(f"{value:.6g}")
 
 
 def parse(line, fields):
@@ -64,11 +66,12 @@ def read_rows(path, fields, notes):
 
 
 def columns_of(rows, notes):
-    """{name: a value a step} of metrics.jsonl, None where there is none; a value that is no number is noted."""
+    """{name: a value a step} of metrics.jsonl, None where there is none; a value that is no number is noted, but for a
+    column without any value, as the KL of a run that has none."""
     names = dict.fromkeys(name for row in rows for name in row)
     for name in names:
         wrong = [row["step"] for row in rows if not isinstance(row.get(name, 0.0), (float, bool))]
-        if wrong:
+        if wrong and any(row.get(name) is not None for row in rows):
             notes.append(f"metrics.jsonl: {name} is no finite number at {len(wrong)} of {len(rows)} steps, "
                          f"first at {wrong[0]:g}")
     return {name: [row.get(name) for row in rows] for name in names}
@@ -105,6 +108,7 @@ def read_run(path):
     if not evals:
         notes.append(f"no evaluation yet; python eval.py {path} makes one")
     return {"name": str(path), "config": config, "metrics": metrics, "groups": groups, "evals": evals, "notes": notes,
+            "refused": sum(value is True for value in metrics.get("refused", [])),
             "finished": any(path.glob("model*.safetensors"))}
 
 
@@ -262,8 +266,8 @@ function tenths(run, name) { // the means of a column's first and last tenth
 // --- charts: a line has a colour and a dash pattern, a dot a colour and a shape ---
 
 const colour = i => `var(--c${i % 6})`;
-const stroke = i => ({ stroke: colour(i), "stroke-width": 2, fill: "none",
-  "stroke-dasharray": ["none", "7 3", "2 3", "9 3 2 3", "4 4", "12 4"][i % 6] });
+const stroke = i => ({ stroke: colour(i), "stroke-width": 2, fill: "none", // of 36 lines no two are alike
+  "stroke-dasharray": ["none", "7 3", "2 3", "9 3 2 3", "4 4", "12 4"][(i + Math.floor(i / 6)) % 6] });
 const line = (x1, y1, x2, y2, more) => svg("line", { x1, y1, x2, y2, ...more });
 const label = (x, y, anchor, text) => svg("text", { x, y, "text-anchor": anchor }, String(text));
 const SHAPES = ["M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-4-4h8v8h-8z", "M0-5l5 9h-10z", "M0-6l6 6l-6 6l-6-6z"];
@@ -323,7 +327,7 @@ function headline() {
     muted(`Written ${made}. An arrow leads from the mean of a run's first tenth of steps to that of its last.`));
   const tile = (title, value, note = "") => html("div", {}, small(title), html("b", {}, value), small(note));
   runs.forEach((run, i) => {
-    const { steps: total, target_kl: target } = run.config, refused = column(run, "refused").filter(Boolean).length;
+    const { steps: total, target_kl: target } = run.config, refused = run.refused;
     const change = name => tenths(run, name).map(shown).join(" → "), end = name => tenths(run, name)[1];
     const steers = objectives(run).sort((a, b) => end(b + "_steers") - end(a + "_steers")).slice(0, 2);
     const tiles = !run.metrics.step ? [] : [
@@ -381,7 +385,8 @@ function evaluation() {
   const results = runs.flatMap((run, i) => Object.entries(run.evals).map(([set, result]) => ({ run, i, set, result })))
     .sort((a, b) => a.set.localeCompare(b.set));
   const all = [...new Set(results.flatMap(one => Object.keys(one.result)))];
-  const names = all.filter(name => name != "right" && !name.endsWith("_interval"));
+  const isObject = name => results.some(({ result }) => result[name]?.constructor == Object);
+  const names = all.filter(name => name != "right" && !name.endsWith("_interval") && !isObject(name));
   const isShare = name => all.includes(name + "_interval"), shares = names.filter(isShare);
   const cells = (items, make, tag = "td") => items.map(item => html(tag, {}, make(item)));
   section("evaluation", "Evaluation", !results.length ? muted("No evaluation yet: eval.py writes its tables.") : [

@@ -2,7 +2,8 @@
 
 A batch is `size` neighbouring rows whatever the number of processes and wherever an earlier start ended, so a result
 whose rounding depends on its batch is the same to the bit as an undisturbed one. Every row is marked with its settings,
-and an open file follows its renaming, so evaluations that share a folder at the same time never mix their rows.
+and an open file follows its renaming, so evaluations that share a folder at the same time never mix their rows; one
+whose file was moved aside ends with an error where it would replace the other's (require_own).
 """
 
 import hashlib
@@ -62,6 +63,15 @@ def fingerprint(directory):
 def digest_of(value):
     """A digest of plain data (lists, dicts, texts, numbers)."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def require_own(path, mark):
+    """ValueError if the file's rows are not of the settings with this digest: another evaluation took its place."""
+    with open(path, "rb") as file:
+        found = json.loads(file.readline()).get("settings")
+    if found != mark:
+        raise ValueError(f"{path}: another evaluation has moved this one's rows aside while it ran, so its results are "
+                         "not written; when the other has ended, give the same command again")
 
 
 def rewrite(path, rows):

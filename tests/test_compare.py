@@ -74,19 +74,40 @@ def test_two_checkpoints_by_hand(tmp_path):
     assert difference["judge_cecd"] == pytest.approx((2 + 4 + 0) / 3)  # the third could not be read
     assert list(result["means"]) == ["accuracy", "majority", "length", "judge_cecd"]  # judge_drc has no pair at all
     assert result["mcnemar"] == [{"only_first": 1, "only_this": 3, "p": 0.625}]
-    assert result["differ"] == {"temperature": [1, 0], "judge": ["one", "other"]}
+    assert set(result["differ"]) == {"temperature", "judge"} and result["differ"]["temperature"] == [1, 0]
+    assert [judge.split()[0] for judge in result["differ"]["judge"]] == ["one", "other"]
     text = compare.report({"exam": result})
-    assert "they differ in temperature: 1, 0" in text and "one, other" in text and "only A right 1, only B right 3, p = 0.625" in text
-    widths = {len(line.rstrip(" *")) for line in text.splitlines() if line[:6] in ("length", "judge_")}
-    assert len(widths) == 1
+    assert "they differ in temperature: 1, 0" in text and "only A right 1, only B right 3, p = 0.625" in text
+    lines = [line.split("  on ") for line in text.splitlines() if line[:6] in ("length", "judge_", "accura")]
+    assert len({len(line[0].rstrip(" *")) for line in lines}) == 1
+    assert [line[1:] for line in lines] == [[], ["4 questions"], ["3 questions"]]
 
 
-def test_a_star_marks_an_interval_without_0(tmp_path):
-    a, b = write(tmp_path / "a", "exam", "AAB", [2, 3, 4]), write(tmp_path / "b", "exam", "ABA", [1, 2, 3])
-    lines = compare.report(compare.compare([a, b])).splitlines()
-    assert [line.split()[0] for line in lines if line.endswith("*")] == ["length", "judge_cecd"]
-    lines = compare.report(compare.compare([b, a])).splitlines()
-    assert [line.split()[0] for line in lines if line.endswith("*")] == ["length", "judge_cecd"]
+@pytest.mark.parametrize("lengths, starred", [
+    ([2, 3, 4, 5, 6, 7], ["length", "judge_cecd"]), ([2, 3, 4, 5, 6, 6], []),  # five coins fall alike once in 16
+    ([2, 3, 4, 5, 6, 2], [])])
+def test_a_star_marks_an_interval_without_0(lengths, starred, tmp_path):
+    a = write(tmp_path / "a", "exam", "AABABA", lengths)
+    b = write(tmp_path / "b", "exam", "ABABAA", [1, 2, 3, 4, 5, 6])
+    for pair in ([a, b], [b, a]):
+        lines = compare.report(compare.compare(pair)).splitlines()
+        assert [line.split()[0] for line in lines if line.endswith("*")] == starred
+
+
+def test_what_else_differs_is_said(tmp_path):
+    """The rules that scored, the weights of the reward, the prompts, the judge's own settings; other texts under the
+    same names are refused."""
+    alike = {"rules": "1", "reward_weights": {"accuracy": 10.0}, "prompts": "p", "asked": "texts"}
+    a = write(tmp_path / "a", "exam", "AA", [1, 2], **alike,
+              judge={"directory": "j", "version": 1, "unparsable": {"cecd": 1}})
+    b = write(tmp_path / "b", "exam", "AA", [1, 2], **alike, judge={"directory": "j", "version": 1, "unparsable": {}})
+    assert compare.compare([a, b])["exam"]["differ"] == {}
+    other = {**alike, "rules": "2", "reward_weights": {"accuracy": 1.0}, "prompts": "q"}
+    c = write(tmp_path / "c", "exam", "AA", [1, 2], **other, judge={"directory": "j", "version": 2, "unparsable": {}})
+    assert set(compare.compare([a, c])["exam"]["differ"]) == {"rules", "reward_weights", "prompts", "judge"}
+    d = write(tmp_path / "d", "exam", "AA", [1, 2], **{**alike, "asked": "other texts"})
+    with pytest.raises(ValueError, match="exam: the texts of the questions differ under the same names"):
+        compare.compare([a, d])
 
 
 def test_other_questions_or_none_are_an_error(tmp_path, capsys):

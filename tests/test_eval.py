@@ -1,5 +1,6 @@
 """eval.py and stream.py: rates by hand, and evaluations that are interrupted, repeated and shared among processes."""
 
+import gzip
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ import run
 from data import Question, load_tokenizer
 from forked import ROOT, begin, command, status_of
 from sampler import Rollout, uniforms
-from stream import fingerprint, streamed, table_of
+from stream import fingerprint, require_own, streamed, table_of
 from test_end_to_end import BENCHMARKS, real, rows_of  # noqa: F401 (real is a fixture)
 
 TINY = ROOT / "assets" / "tiny"
@@ -200,6 +201,10 @@ def test_two_evaluations_at_once_do_not_mix(at, processes, tmp_path):
     assert [row["by"] for row in first] == [1] * 8 and [row["by"] for row in second] == [2] * 8
     files = [path, Path(f"{path}.1")]
     assert sorted(str(rows_of(file)) for file in files) == sorted(map(str, (first, second)))
+    own, other = (first, second)[::1 if at == 0 else -1]  # who came last moved the other's aside
+    require_own(path, own[0]["settings"])
+    with pytest.raises(ValueError, match="another evaluation has moved this one's rows aside"):
+        require_own(path, other[0]["settings"])
 
 
 @pytest.mark.parametrize("damage", [lambda lines: [lines[1], lines[0], *lines[2:]], lambda lines: [*lines, lines[-1]],
@@ -251,6 +256,26 @@ def test_eval_of_the_clinic(model, tmp_path, monkeypatch):
     assert own["reward"] == pytest.approx(own["clinical"] + 3 * own["consistency"])
 
 
+def test_a_file_of_mixed_questions_has_the_audit_of_the_clinics(model, tmp_path, monkeypatch):
+    rows = [{"id": "own", "stem": "Fever?", "options": {"A": "yes", "B": "no"}, "answer": "A"},
+            *(vars(q) for q in clinic.make_questions(2, 0, "test"))]
+    results = []
+    for name, order in (("a.b.jsonl", rows), ("a.c.jsonl.gz", rows[::-1])):
+        opener = gzip.open if name.endswith("gz") else open
+        with opener(tmp_path / name, "wt") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in order))
+        monkeypatch.setattr(sys, "argv", ["eval.py", str(model), "--data", str(tmp_path / name), "--temperature", "0",
+                                          "--max-new-tokens", "48"])
+        evaluation.main(run.parse_config(evaluation.Config, ""))
+        results.append(json.loads((model / "eval" / f"{name[:3]}.json").read_text()))
+    [row] = [r for r in rows_of(model / "eval" / "a.b.responses.jsonl") if r["question"] == "own"]
+    assert "audit_citations" not in row["responses"][0] and results[0]["audit_citations"] > 0
+    for name in ("audit_citations", "accuracy", "reward", "length"):
+        assert results[0][name] == pytest.approx(results[1][name])
+    assert results[0]["asked"] != results[1]["asked"] and results[0]["rules"] == results[1]["rules"]
+    assert results[0]["reward_weights"] == rewards.WEIGHTS["crpo"]
+
+
 def test_a_killed_evaluation_of_three_sets_continues_to_the_bit(real, shared, tmp_path):  # noqa: F811
     flags = ["--data", *(shared / "data" / name for name in BENCHMARKS), "--limit", 9, "--votes", 2,
              "--max-new-tokens", 24, "--max-rows", 4]
@@ -279,7 +304,8 @@ def test_a_killed_evaluation_of_three_sets_continues_to_the_bit(real, shared, tm
 @pytest.mark.parametrize("flags, words", [
     ([], "give a model directory"), ([TINY, "--compare", "a", "b"], "give a model directory"),
     (["--compare", "a"], "2 to 26"), ([TINY, "--judge", "nowhere"], "nowhere/config.json"),
-    ([TINY, "--votes", 0], "--votes")])
+    ([TINY, "--votes", 0], "--votes"), (["--compare", "a", "b", "--limit", 3], "of the other flags it takes --json only"),
+    ([TINY, "--json", "nowhere/x.json"], "--json nowhere/x.json: no such directory")])
 def test_bad_command_lines_are_one_line(flags, words, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, flags)])
     before = set(Path(TINY).iterdir())

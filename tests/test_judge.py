@@ -58,6 +58,9 @@ TINY = ROOT / "assets" / "tiny"
     ("count: 0\n- x", "counts 0 and shows 1"),
     ("count: 2\n- x\n- X ", "twice"),
     ("count: 3\n- x y\n- z\n-  x  y", "twice"),
+    ('count: 2\n- "x y."\n- x Y', "twice"),
+    ("count: 1\n- \u200b", "without a word"),
+    ("count: 1\n- ...", "without a word"),
     ("count: 1\nx", "not evidence"),
     ("count: 1\n-x", "not evidence"),
     ("count: 1\n- ", "not evidence"),
@@ -203,6 +206,7 @@ def test_a_scripted_judge_is_read_counted_and_kept(scripted, processes, tmp_path
         assert {name: response[f"judge_{name}"] for name in judge.MEASURES} == names
     assert all(rows[0]["responses"][2][f"judge_{name}"] is None for name in judge.MEASURES)
     assert (part["judge_asked"], part["judge_unparsable"], part["judge_too_long"]) == (24, 6, 8)
+    assert (part["judge_evidence"], part["judge_unquoted"]) == (116, 116)
     assert part["judge"]["unparsable"] == {name: 2 * (count is None) for name, count in names.items()}
     assert part["judge"]["version"] == judge.VERSION and part["judge"]["measures"] == judge.MEASURES
     [kept] = rows_of(path)
@@ -219,6 +223,25 @@ def test_a_scripted_judge_is_read_counted_and_kept(scripted, processes, tmp_path
     assert judge.count_measures(one, build(unasked), [Q], judged, processes, 64, path) == (rows, part)
     judge.count_measures(one, build(reply_by_measure), [Q], rows_for("another"), processes, 64, path)
     assert rows_of(tmp_path / "x.judged.jsonl.1") == [kept]
+
+
+def test_evidence_that_the_response_does_not_hold_is_counted(scripted, processes, tmp_path):
+    directory, build = scripted
+    one = judge.open_judge(directory, processes)
+    reply = lambda _: 'count: 3\n- "New murmur,  and FEVER"\n- a fever\n- mur'  # noqa: E731
+    _, part = judge.count_measures(one, build(reply), [Q], rows_for("A new murmur and fever!"), processes, 64,
+                                   tmp_path / "x.judged.jsonl")
+    assert (part["judge_evidence"], part["judge_unquoted"]) == (3 * 7, 2 * 7)  # three are too many for drc
+
+
+def test_an_end_or_an_opening_of_its_own_makes_another_judge(scripted, processes):
+    directory, _ = scripted
+    first = judge.open_judge(directory, processes).settings
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 17]}))
+    second = judge.open_judge(directory, processes).settings
+    (directory / "chat_template.jinja").write_text("{% if enable_thinking is false %}")
+    third = judge.open_judge(directory, processes).settings
+    assert second == {**first, "eos_ids": [2, 17]} and third["opening"] and {**third, "opening": []} == second
 
 
 def test_the_batch_does_not_change_an_answer(scripted, processes):
@@ -272,3 +295,8 @@ def test_the_command_line_with_a_judge(scripted, monkeypatch, tmp_path, capsys):
     again = json.loads((policy / "eval" / "clinic.json").read_text())
     assert {k: v for k, v in again.items() if k.startswith("judge")} == {
         k: v for k, v in table.items() if k.startswith("judge")}
+    path = policy / "eval" / "clinic.responses.jsonl"  # as if the first question's key had been another
+    first, *others = rows_of(path)
+    path.write_text("".join(json.dumps(row) + "\n" for row in ({**first, "key": "?"}, *others)))
+    evaluation.main(run.parse_config(evaluation.Config, ""))
+    assert [["judge_cecd" in r for r in row["responses"]] for row in rows_of(path)] == [[False] * 2, *[[True] * 2] * 2]

@@ -93,6 +93,19 @@ def test_numbers_that_are_none_are_gaps_and_said(tmp_path):
     assert "loss is no finite number at 2 of 3 steps, first at 1" in printed
 
 
+def test_a_column_without_any_value_is_no_fault(tmp_path):
+    """The KL of a run that has none; and a seed is shown to its last digit."""
+    run = write_run(tmp_path, [metric(step, kl=None) for step in (1, 2)], evals={"exam": {"seed": 20251231, "x": 0.12345678}})
+    assert "finite" not in make(run)
+    assert data_of(run)["runs"][0]["evals"]["exam"] == {"seed": 20251231, "x": 0.123457}
+
+
+def test_refused_steps_are_counted_before_the_curve_is_thinned(tmp_path):
+    make(write_run(tmp_path, [metric(step, refused=step % 2 == 0) for step in range(1, 3001)]))
+    [shown] = data_of(tmp_path)["runs"]
+    assert shown["refused"] == 1500 and len(shown["metrics"]["step"]) == 2000
+
+
 def test_a_run_that_is_still_going(tmp_path):
     run = write_run(tmp_path, [metric(1), metric(2)], [rollout(1, 0)], {"steps": 9}, tail='{"step": 3, "rew')
     printed = make(run)
@@ -228,6 +241,20 @@ def test_arrows_go_through_rollouts_and_questions_of_two_runs(tmp_path):
     assert said["walk"] == [["rollout 2", "q1"], ["rollout 1", "q1"], ["rollout 0", "q1"], ["rollout 0", "q1"],
                             ["rollout 1", "q1"], ["rollout 2", "q2"], ["rollout 2", "q2"], ["rollout 2", "q1"]]
     assert said["whiskers"] == 3 and said["lines"] == 4
+
+
+def test_seven_runs_have_seven_kinds_of_line_and_no_object_is_a_number(tmp_path):
+    runs = [write_run(tmp_path / str(i), [metric(s) for s in (1, 2)],
+                      evals={"exam": {"questions": 9, "breakdown": {"system": {}}, "judge": {"unparsable": {}}}})
+            for i in range(7)]
+    make(*runs)
+    said = in_browser(runs[0] / "report.html", """
+        const lines = [...document.querySelectorAll("#curves figure:first-child .chart path[stroke-width='2']")];
+        return { kinds: new Set(lines.map(p => p.getAttribute("stroke") + p.getAttribute("stroke-dasharray"))).size,
+          text: document.querySelector("#evaluation").textContent };
+        """, tmp_path)
+    assert said["kinds"] == 7 and "object" not in said["text"] and "breakdown" not in said["text"]
+    assert "questions" in said["text"]
 
 
 def test_a_hostile_run_stays_text_in_the_browser(tmp_path):
