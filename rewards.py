@@ -174,10 +174,9 @@ DENIES = word_set("deny denies denied denying")
 NOT_BEFORE = DENIES | word_set("without negative no lack lacking lacked absence absent neither nor never")
 NOT_AFTER = word_set("absent missing lacking negative")
 NOT_SEEN = word_set("present seen found noted reported observed abnormal elevated")
-REJECT = word_set("""unlikely less ruled rule incorrect wrong not exclude excluded excluding against inconsistent
-    rejected reject cannot eliminated improbable inappropriate contraindicated""")
 DISMISSED = word_set("""unlikely less incorrect wrong ruled excluded eliminated improbable inappropriate contraindicated
     inconsistent""")
+REJECT = DISMISSED | word_set("rule not exclude excluding against rejected reject cannot")
 REASON = word_set("""because since as due given absent absence lack lacking without would no missing fit explain
     explained match account argue expected""")
 LACKING = NOT_BEFORE | NOT_AFTER | word_set("would expected should")
