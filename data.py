@@ -323,8 +323,6 @@ def prompt_ids(tokenizer, question, objective):
 
 def encode_prompts(tokenizer, questions, objective, limit):
     """Prompt ids of each question, None where they are more than `limit` tokens; these are counted and reported."""
-    if limit < 1:
-        raise ValueError("--max-new-tokens leaves no token of the model's context to a prompt; lower it")
     prompts = [prompt_ids(tokenizer, question, objective) for question in questions]
     dropped = [question.id for question, ids in zip(questions, prompts) if len(ids) > limit]
     if dropped:
