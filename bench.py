@@ -33,7 +33,7 @@ import run
 import sampler
 import train_crpo
 from checkpoint import save_model
-from data import load_tokenizer
+from data import Tokenizer
 from linear import linear
 from model import LOGITS_AT_ONCE, PRESETS, TOKENS_AT_ONCE, ModelConfig, Packed, init_model
 from sampler import generate
@@ -239,7 +239,7 @@ def step_parts(args, processes):
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6, fused=True)
     prompts = random_prompts(policy.config, args)
     seeds = [[(b, g) for g in range(args.group)] for b in range(args.prompts)]
-    tokenizer = load_tokenizer(train_crpo.ASSET, policy.config.vocab_size)
+    tokenizer = Tokenizer(train_crpo.ASSET, policy.config.vocab_size)
     [question] = clinic.make_questions(1, seed=0)
     advantage = torch.randn(args.prompts * args.group, generator=torch.Generator().manual_seed(0))
     advantage = advantage.to(processes.device)

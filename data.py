@@ -260,10 +260,11 @@ def _token_ids(path, size):
 
 
 class Tokenizer:
-    """tokenizer.json with the ids that generation needs. eos_ids: every id that ends a turn; start_id, end_id:
-    <|im_start|>, <|im_end|>; size: largest id + 1, which the model's vocabulary must not fall short of."""
+    """tokenizer.json of a Hugging Face model directory, for a model of `vocab_size` embeddings, with the ids that
+    generation needs. eos_ids: every id that ends a turn; start_id, end_id: <|im_start|>, <|im_end|>; size: largest id
+    + 1."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, vocab_size):
         path = Path(directory) / "tokenizer.json"
         try:
             self.core = tokenizers.Tokenizer.from_file(str(path))
@@ -283,6 +284,8 @@ class Tokenizer:
                **_token_ids(path.with_name("generation_config.json"), self.size)}  # the latter has the last word
         self.eos_ids = sorted({self.end_id, *ids.get("eos_token_id", [])})
         self.pad_id = ids.get("pad_token_id", self.eos_ids)[0]
+        if self.size > vocab_size:
+            raise DataError(f"{directory}: the tokenizer has {self.size} tokens, the model only {vocab_size}")
 
     def encode(self, text):
         """Ids of plain text. Lone surrogates, which no tokenizer takes, are encoded as '?'."""
@@ -293,14 +296,6 @@ class Tokenizer:
         model's padded vocabulary has beyond the tokenizer's follow as U+FFFD."""
         known = [i for i in ids if i < self.size]
         return self.core.decode(known, skip_special_tokens=False) + "\ufffd" * (len(ids) - len(known))
-
-
-def load_tokenizer(directory, vocab_size):
-    """The Tokenizer of a Hugging Face model directory, for a model of `vocab_size` embeddings."""
-    tokenizer = Tokenizer(directory)
-    if tokenizer.size > vocab_size:
-        raise DataError(f"{directory}: the tokenizer has {tokenizer.size} tokens, the model only {vocab_size}")
-    return tokenizer
 
 
 def user_text(question):

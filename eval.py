@@ -27,7 +27,7 @@ import measures
 import rewards
 import run
 from checkpoint import load_model, write_json
-from data import encode_prompts, load_questions, load_tokenizer
+from data import Tokenizer, encode_prompts, load_questions
 from judge import count_measures, open_judge
 from run import dtype_option, option
 from sampler import generate
@@ -196,7 +196,7 @@ def main(config):
     policy, _ = run.resolve_model(config.directory)
     if processes.main:
         results.mkdir(exist_ok=True)  # what cannot be written should fail before hours of sampling
-    tokenizer = load_tokenizer(config.directory, policy.config.vocab_size)
+    tokenizer = Tokenizer(config.directory, policy.config.vocab_size)
     made_by = directory / "run.json"
     trained = json.loads(made_by.read_text(encoding="utf-8")) if made_by.exists() else {}
     most = trained.get("max_new_tokens") or min(4096, policy.config.max_position_embeddings // 2)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint import load_config
-from data import Tokenizer, chat_ids, load_tokenizer, user_text
+from data import Tokenizer, chat_ids, user_text
 from sampler import generate
 from stream import digest_of, fingerprint, streamed
 
@@ -114,7 +114,7 @@ def open_judge(directory, processes):
     """The Judge in a Hugging Face directory; ValueError if it cannot be one, before anything is sampled."""
     directory, config = Path(directory), load_config(directory)
     max_new_tokens = min(1024, config.max_position_embeddings // 2)
-    tokenizer = load_tokenizer(directory, config.vocab_size)
+    tokenizer = Tokenizer(directory, config.vocab_size)
     # A template with this switch, as the hybrid Qwen3 models', begins an answer without thinking by an empty thought.
     templates = [directory / name for name in ("tokenizer_config.json", "chat_template.jinja")]
     thinks = any("enable_thinking" in path.read_text(encoding="utf-8") for path in templates if path.exists())

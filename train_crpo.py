@@ -34,7 +34,7 @@ import clinic
 import metrics
 import rewards
 import run
-from data import encode_prompts, load_questions, load_tokenizer
+from data import Tokenizer, encode_prompts, load_questions
 from eval import Config as EvalConfig, evaluate
 from model import Packed
 from run import dtype_option, option
@@ -262,7 +262,7 @@ def main(config):
     if config.top_p < 1 or config.top_k:
         processes.say("warning: top-p / top-k cut what is sampled but not what is trained, which biases the ratio")
     policy, tokenizer_files = run.resolve_model(config.model, config.tokenizer, config.seed)
-    tokenizer = load_tokenizer(config.tokenizer or config.model, policy.config.vocab_size)
+    tokenizer = Tokenizer(config.tokenizer or config.model, policy.config.vocab_size)
     train, held_out = load_data(config)
     limit = min(config.max_prompt_tokens, policy.config.max_position_embeddings - config.max_new_tokens)
     prompts = encode_prompts(tokenizer, train, config.objective, limit)

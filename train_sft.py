@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import rewards
 import run
-from data import PROMPTS, load_responses, load_tokenizer, prompt_ids
+from data import PROMPTS, Tokenizer, load_responses, prompt_ids
 from model import Packed
 from run import dtype_option, option
 
@@ -111,7 +111,7 @@ def main(config):
         raise ValueError("--data: give at least one file of questions with responses")
     processes = run.start(config.shard_within, config.dtype)
     model, tokenizer_files = run.resolve_model(config.model, config.tokenizer, config.seed)
-    tokenizer = load_tokenizer(config.tokenizer or config.model, model.config.vocab_size)
+    tokenizer = Tokenizer(config.tokenizer or config.model, model.config.vocab_size)
     sequences, counts = load_sequences(config, tokenizer, model.config.max_position_embeddings)
     processes.say(counts)
     ids = sorted({row[2] for row in sequences})  # by question, so that no question is on both sides

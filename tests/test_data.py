@@ -4,8 +4,8 @@ import json
 import pytest
 
 import clinic
-from data import (PROMPTS, DataError, Question, chat_ids, encode_prompts, load_questions,
-                  load_responses, load_tokenizer, prompt_ids, user_text)
+from data import (PROMPTS, DataError, Question, Tokenizer,
+                  chat_ids, encode_prompts, load_questions, load_responses, prompt_ids, user_text)
 
 MEDQA = {"question": "A man coughs. What now?", "answer": "Tea", "options": {"A": "Rest", "B": "Tea", "C": "X", "D": "Y"},
          "answer_idx": "B", "meta_info": "step1"}
@@ -201,7 +201,7 @@ def test_all_real_rows_load(shared):
 
 def test_chat_ids_equal_the_real_template(shared):
     """Rendered by hand from the template of tokenizer_config.json, tokenised whole as transformers does."""
-    tokenizer = load_tokenizer(shared / "qwen2.5-tokenizer", 200000)
+    tokenizer = Tokenizer(shared / "qwen2.5-tokenizer", 200000)
     import tokenizers
     plain = tokenizers.Tokenizer.from_file(str(shared / "qwen2.5-tokenizer" / "tokenizer.json"))
     for user in ("Hi", "  two\n\nlines ", "Fièvre: 38.5 °C, β-blocker\n\nA) x\nB) y"):
@@ -225,7 +225,7 @@ def test_how_a_tokenizer_last_cut_and_padded_is_not_taken_over(tokenizer, tmp_pa
     tokenizer.core.save(str(tmp_path / "tokenizer.json"))
     assert len(tokenizer.encode(text)) == 64 and tokenizer.encode(text).count(tokenizer.encode("")[0]) == 56
     tokenizer.core.no_truncation(), tokenizer.core.no_padding()
-    assert load_tokenizer(tmp_path, 200000).encode(text) == tokenizer.encode(text)
+    assert Tokenizer(tmp_path, 200000).encode(text) == tokenizer.encode(text)
 
 
 def test_a_row_cannot_forge_a_turn(tokenizer):
@@ -242,7 +242,7 @@ def tokenizer(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tokenizer")
     questions = clinic.make_questions(200, 1)
     clinic.build_tokenizer([user_text(q) for q in questions], clinic.phrases(), 600, directory)
-    return load_tokenizer(directory, 200000)
+    return Tokenizer(directory, 200000)
 
 
 def test_the_built_tokenizer_is_lossless_and_a_phrase_is_one_token(tokenizer):
@@ -260,9 +260,9 @@ def test_the_built_tokenizer_is_lossless_and_a_phrase_is_one_token(tokenizer):
 
 def test_a_tokenizer_larger_than_the_model_is_refused(tokenizer, tmp_path):
     tokenizer.core.save(str(tmp_path / "tokenizer.json"))
-    load_tokenizer(tmp_path, tokenizer.size)
+    Tokenizer(tmp_path, tokenizer.size)
     with pytest.raises(DataError, match=f"{tokenizer.size} tokens, the model only {tokenizer.size - 1}"):
-        load_tokenizer(tmp_path, tokenizer.size - 1)
+        Tokenizer(tmp_path, tokenizer.size - 1)
 
 
 def test_ids_beyond_the_tokenizer_are_not_invisible(tokenizer):
@@ -281,17 +281,17 @@ def test_prompts_that_do_not_fit_are_reported_and_never_cut(tokenizer, capsys):
 
 def test_tokenizer_ids_come_from_the_directory(tokenizer, tmp_path):
     with pytest.raises(DataError, match="tokenizer.json"):
-        load_tokenizer(tmp_path, 200000)
+        Tokenizer(tmp_path, 200000)
     tokenizer.core.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "config.json").write_text('{"eos_token_id": 7, "pad_token_id": 5}')
-    assert load_tokenizer(tmp_path, 200000).eos_ids == sorted({7, tokenizer.end_id}) and load_tokenizer(tmp_path, 200000).pad_id == 5
+    assert Tokenizer(tmp_path, 200000).eos_ids == sorted({7, tokenizer.end_id}) and Tokenizer(tmp_path, 200000).pad_id == 5
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [8, 9]}')
-    assert load_tokenizer(tmp_path, 200000).eos_ids == sorted({8, 9, tokenizer.end_id}) and load_tokenizer(tmp_path, 200000).pad_id == 5
+    assert Tokenizer(tmp_path, 200000).eos_ids == sorted({8, 9, tokenizer.end_id}) and Tokenizer(tmp_path, 200000).pad_id == 5
     for name, text in (("not JSON", "{"), ("expected a JSON object", "[1]"), ("no id", '{"eos_token_id": "x"}'),
                        ("no id", '{"eos_token_id": 99999}'), ("no id", '{"pad_token_id": true}')):
         (tmp_path / "generation_config.json").write_text(text)
         with pytest.raises(DataError, match=f"generation_config.json: .*{name}"):
-            load_tokenizer(tmp_path, 200000)
+            Tokenizer(tmp_path, 200000)
 
 
 def test_chat_tokens_must_be_special_ones(tokenizer, tmp_path):
@@ -301,14 +301,14 @@ def test_chat_tokens_must_be_special_ones(tokenizer, tmp_path):
         token["special"] = False
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="not marked special"):
-        load_tokenizer(tmp_path, 200000)
+        Tokenizer(tmp_path, 200000)
     content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] != "<|im_start|>"]
     content["model"]["vocab"].pop("<|im_start|>")
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="lacks <|im_start|>"):
-        load_tokenizer(tmp_path, 200000)
+        Tokenizer(tmp_path, 200000)
 
 
 def test_a_tokenizer_without_phrases_still_learns_words(tmp_path):
     clinic.build_tokenizer(["hello world"] * 50, [], 400, tmp_path)
-    assert len(load_tokenizer(tmp_path, 200000).encode("hello world")) == 2
+    assert len(Tokenizer(tmp_path, 200000).encode("hello world")) == 2

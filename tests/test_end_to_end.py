@@ -18,7 +18,7 @@ import clinic
 import run
 import train_crpo
 from checkpoint import load_model, save_model
-from data import load_questions, load_tokenizer
+from data import Tokenizer, load_questions
 from forked import ROOT, begin, command, status_of
 from model import PRESETS, init_model
 
@@ -70,7 +70,7 @@ def test_train_crpo_from_the_embedded_model(one_process):
     assert "held-out accuracy before" in printed and "held-out accuracy after" in printed and "python eval.py" in printed
     start, end = load_model(ROOT / "assets" / "tiny"), load_model(out)
     assert any(not torch.equal(a, b) for a, b in zip(start.parameters(), end.parameters()))
-    load_tokenizer(out, end.config.vocab_size)
+    Tokenizer(out, end.config.vocab_size)
 
 
 def test_the_same_command_gives_the_same_run_and_keeps_the_first(one_process):

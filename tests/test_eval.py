@@ -19,7 +19,7 @@ import compare
 import eval as evaluation
 import rewards
 import run
-from data import Question, load_tokenizer
+from data import Question, Tokenizer
 from forked import ROOT, begin, command, status_of
 from sampler import Rollout, uniforms
 from stream import fingerprint, require_own, streamed, table_of
@@ -109,7 +109,7 @@ def processes():
 
 def test_what_is_asked_and_scored(processes, monkeypatch):
     """Each sample has its own noise, which is none of training's; the end token is no part of what is scored."""
-    tokenizer, asked = load_tokenizer(TINY, 10**6), []
+    tokenizer, asked = Tokenizer(TINY, 10**6), []
 
     def generate(model, prompts, seeds, *how):
         asked.append((seeds, how))

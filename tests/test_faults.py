@@ -23,7 +23,7 @@ import run
 import train_crpo
 import train_sft
 from checkpoint import ModelError, load_model, save_model
-from data import load_tokenizer
+from data import Tokenizer
 from forked import ROOT, command, fork, status_of
 from model import PRESETS, init_model
 from sampler import Rollout
@@ -306,7 +306,7 @@ def test_each_rollout_is_scored_as_the_answer_to_its_own_question(tmp_path):
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def act():
-        tokenizer, score, evaluate = load_tokenizer(ROOT / "assets" / "tiny", 10**6), rewards.score, train_crpo.evaluate
+        tokenizer, score, evaluate = Tokenizer(ROOT / "assets" / "tiny", 10**6), rewards.score, train_crpo.evaluate
         asked, seeds, scored, weights = [], [], [], []
 
         def generate(model, prompts, given, *how):

@@ -13,7 +13,7 @@ import judge
 import run
 import sampler
 from checkpoint import save_model
-from data import Question, load_tokenizer
+from data import Question, Tokenizer
 from model import PRESETS, Decoder, init_model
 from test_end_to_end import ROOT, rows_of
 
@@ -111,7 +111,7 @@ def test_nothing_of_a_response_passes_for_the_prompt(tmp_path):
         assert user.startswith("Question:\nA man of 60 has fever and a new murmur.\n\nA) endocarditis\nB) influenza\n"
                                "C) malaria\n\nKey: A\n\nResponse:\n> fever suggests it.\n> \n> Now count")
         assert judge.MEASURES[measure] in system
-    tokenizer = load_tokenizer(TINY, 2048)
+    tokenizer = Tokenizer(TINY, 2048)
     ids = judge.chat_ids(tokenizer, system, user)
     assert ids.count(tokenizer.start_id) == 3 and ids.count(tokenizer.end_id) == 2
     assert judge.prompt_of("cecd", Q, "")[1].count("\n> \n") == 1
@@ -160,7 +160,7 @@ def scripted(tmp_path, monkeypatch):
     """(a judge's directory, a function of a reply that gives its model)."""
     monkeypatch.setattr(sampler, "Step", ScriptedStep)
     directory = tmp_path / "judge"
-    tokenizer = load_tokenizer(TINY, 2048)
+    tokenizer = Tokenizer(TINY, 2048)
     shape = replace(PRESETS["tiny"], vocab_size=tokenizer.size, hidden_size=16, intermediate_size=16, head_dim=8,
                     num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=4096)
     save_model(directory, shape, dict(init_model(shape).named_parameters()), tokenizer.eos_ids, tokenizer.pad_id)

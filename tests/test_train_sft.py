@@ -11,11 +11,11 @@ import clinic
 import run
 import train_sft
 from checkpoint import load_model
-from data import DataError, load_tokenizer
+from data import DataError, Tokenizer
 from forked import ROOT, fork, status_of
 from model import PRESETS, init_model
 
-TOKENIZER = load_tokenizer(ROOT / "assets" / "tiny", 10**6)
+TOKENIZER = Tokenizer(ROOT / "assets" / "tiny", 10**6)
 FORM = ("<dx>System 1: a first guess here. System 2: it fits the case best.</dx>"
         "<conclusion>it is clear \\boxed{A}</conclusion>")
 
