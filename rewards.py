@@ -183,7 +183,7 @@ LACKING = NOT_BEFORE | NOT_AFTER | word_set("would expected should")
 GENERAL = word_set("""would typically usually often commonly classically generally can could may might typical normally
     normal range threshold criterion criteria reference cutoff if expected should""")
 TURNS = word_set("because since as given but although though while whereas however")  # where another clause begins
-ASIDE = TURNS | GENERAL | {"diagnostic", "likely", "unlikely"}
+ASIDE = TURNS | GENERAL
 BOUNDARY = TURNS - {"though"} | word_set("that which so therefore thus hence unlikely likely : due")
 HAS = word_set("has had have present report complain exhibit experience develop")
 CLAIM_STOPS = BOUNDARY | ATTRIBUTION | PATIENT
