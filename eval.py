@@ -100,7 +100,7 @@ def question_row(question, responses):
 
 
 def aggregate(rows, weights):
-    """The table of a data set from its question rows ({"question", "key", "answer", "responses"}).
+    """The table of a data set from its question rows ({"question", "key", "answer", "responses"}); one has a response.
 
     accuracy: the share of right responses, over all questions and samples; its interval counts each question once.
     majority: the share of questions whose majority answer is right. pass@k: of those with a right one among k samples,
@@ -113,23 +113,22 @@ def aggregate(rows, weights):
     hits = [sum(int(r["accuracy"]) for r in group) for group in tried]
     right = sum(hit / len(group) for hit, group in zip(hits, tried))
     table = {"questions": n, "too_long": n - len(tried), "right": right,
-             "accuracy": right / max(n, 1), "accuracy_interval": wilson(right, n)}
+             "accuracy": right / n, "accuracy_interval": wilson(right, n)}
     voted = sum(row["answer"] == row["key"] for row in rows)
-    table |= {"majority": voted / max(n, 1), "majority_interval": wilson(voted, n)}
-    votes = max(map(len, tried), default=1)
+    table |= {"majority": voted / n, "majority_interval": wilson(voted, n)}
+    votes = max(map(len, tried))
     if votes > 1:
         for k in sorted({2**i for i in range(votes.bit_length())} | {votes}):
             table[f"pass@{k}"] = sum(pass_at(k, votes, hit) for hit in hits) / n
         table["agreement"] = sum(agreement([r["answer"] for r in group]) for group in tried) / n
-    table["answered"] = sum(sum(r["answer"] is not None for r in group) / len(group) for group in tried) / max(n, 1)
-    if responses:
-        table["reward"] = sum(rewards.total(r, weights) for r in responses) / len(responses)
-        cited = sum(r["citations"] for r in responses)
-        table["hallucination_share"] = sum(r["hallucination"] for r in responses) / max(cited, 1)
-        names = dict.fromkeys(name for r in responses for name in r)
-        for name in [name for name in names if name not in ("text", "answer", "accuracy")]:
-            values = [float(r[name]) for r in responses if r.get(name) is not None]
-            table[name] = sum(values) / len(values) if values else None
+    table["answered"] = sum(sum(r["answer"] is not None for r in group) / len(group) for group in tried) / n
+    table["reward"] = sum(rewards.total(r, weights) for r in responses) / len(responses)
+    cited = sum(r["citations"] for r in responses)
+    table["hallucination_share"] = sum(r["hallucination"] for r in responses) / max(cited, 1)
+    names = dict.fromkeys(name for r in responses for name in r)
+    for name in [name for name in names if name not in ("text", "answer", "accuracy")]:
+        values = [float(r[name]) for r in responses if r.get(name) is not None]
+        table[name] = sum(values) / len(values) if values else None
     return table
 
 
@@ -194,8 +193,7 @@ def main(config):
     judge = config.judge and open_judge(config.judge, processes)
     results = directory / "eval"
     policy, _ = run.resolve_model(config.directory)
-    if processes.main:
-        results.mkdir(exist_ok=True)  # what cannot be written should fail before hours of sampling
+    results.mkdir(exist_ok=True)  # what cannot be written should fail before hours of sampling
     tokenizer = Tokenizer(config.directory, policy.config.vocab_size)
     made_by = directory / "run.json"
     trained = json.loads(made_by.read_text(encoding="utf-8")) if made_by.exists() else {}
