@@ -27,6 +27,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from checkpoint import load_model, save_model, write_json
+from data import Tokenizer
 from model import PRESETS, Decoder, init_model
 from stream import digest_of, fingerprint
 
@@ -183,9 +184,7 @@ def resolve_model(name, tokenizer_directory="", seed=0):
             raise ValueError(f"--model {name} is a preset without a tokenizer; add --tokenizer DIR")
         config = PRESETS[name]
         if name == "tiny":
-            vocabulary = json.loads((Path(tokenizer_directory) / "tokenizer.json").read_text(encoding="utf-8"))
-            added = [token["id"] for token in vocabulary["added_tokens"]]
-            config = replace(config, vocab_size=max([*vocabulary["model"]["vocab"].values(), *added]) + 1)
+            config = replace(config, vocab_size=Tokenizer(tokenizer_directory, math.inf).size)
         return init_model(config, seed), read_tokenizer_files(tokenizer_directory)
     if not Path(name).is_dir():
         raise ValueError(f"{name}: no such directory, nor one of the presets {', '.join(PRESETS)}")
