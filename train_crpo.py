@@ -76,8 +76,8 @@ class Config:
     micro_tokens: int = option(4096, "tokens that pass through the model at once, in training", least=1)
     checkpoint_layers: bool = option(False, "recompute layers in the backward pass, to save memory")
 
-    temperature: float = option(1.0, "of sampling, and of the probabilities that are trained")
-    top_p: float = option(1.0, "nucleus; below 1 the trained probabilities are not those sampled from", most=1)
+    temperature: float = option(1.0, "of sampling, and of the probabilities that are trained", least=1e-6)
+    top_p: float = option(1.0, "nucleus; below 1 it trains others than it samples from", least=1e-6, most=1)
     top_k: int = option(0, "0: off; otherwise as top_p")
     max_prompt_tokens: int = option(512, "longer prompts are left out, and counted", least=1)
     max_new_tokens: int = option(160, "longer rollouts are cut, and counted", least=1)
@@ -86,8 +86,8 @@ class Config:
     lr: float = option(4e-4, "learning rate, constant after the warm-up")
     warmup: int = option(0, "updates of linear warm-up")
     weight_decay: float = option(0.01, "of AdamW")
-    clip: float = option(0.2, "c, the ratio's clip range")
-    grad_clip: float = option(1.0, "largest gradient norm")
+    clip: float = option(0.2, "c, the ratio's clip range", least=1e-6)
+    grad_clip: float = option(1.0, "largest gradient norm", least=1e-6)
     beta: float = option(0.001, "weight of the KL to the start model, at first")
     target_kl: float = option(0.3, "beta is steered, from 1e-4 to 0.1, to keep the KL near it; 0: beta stays as it is")
     entropy_bonus: float = option(-0.05, "weight of the entropy; below 0 a penalty, which sharpens the policy",
@@ -251,9 +251,6 @@ def update(model, optimizer, batch, advantage, ref_logprob, beta, config, proces
 
 def main(config):
     # 0. Data, models, optimizer
-    for name in ("temperature", "top_p", "clip", "grad_clip"):
-        if getattr(config, name) == 0:
-            raise ValueError(f"--{name.replace('_', '-')} 0 teaches nothing; give a positive number")
     weights = rewards.weights_of(config.objective, config.weights)
     processes = run.start(config.shard_within, config.dtype)
     for name, parts in (("processes", processes.world), ("minibatches", config.minibatches)):

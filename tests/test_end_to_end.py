@@ -223,8 +223,7 @@ def test_an_error_is_one_line_and_a_non_zero_exit(tmp_path):
 
 @pytest.mark.parametrize("options, words", [
     (dict(data=["nowhere.jsonl"]), "nowhere.jsonl"), (dict(prompts=5, minibatches=2), "multiple"),
-    (dict(temperature=0.0), "--temperature"), (dict(tokenizer="nowhere"), "tokenizer.json"),
-    (dict(steps=0, epochs=0.0), "--steps 0 and --epochs 0"), (dict(clip=0.0), "--clip 0"), (dict(top_p=0.0), "--top-p 0"),
+    (dict(tokenizer="nowhere"), "tokenizer.json"), (dict(steps=0, epochs=0.0), "--steps 0 and --epochs 0"),
     (dict(model="Qwen2.5-3B", tokenizer=""), "--tokenizer"), (dict(max_prompt_tokens=20), "--max-prompt-tokens"),
     (dict(max_new_tokens=2000), "--max-new-tokens leaves"),
     (dict(shard_within=2), "--shard-within 2 does not divide"),
@@ -243,7 +242,9 @@ def test_bad_options_are_named(options, words, tmp_path):
     ("--group 1", "--group 1: must be at least 2"), ("--max-prompt-tokens 0", "--max-prompt-tokens 0: must be at least 1"),
     ("--micro-tokens 0", "at least 1"), ("--lr -1", "--lr -1.0: must be at least 0"), ("--seed -1", "--seed"),
     ("--target-kl nan", "--target-kl"), ("--steps -3", "--steps"), ("--eval-questions -1", "--eval-questions"),
-    ("--top-p 1.5", "at least 0 and at most 1"), ("--noise -1", "--noise"), ("--entropy-bonus inf", "must be a number"),
+    ("--top-p 1.5", "at least 1e-06 and at most 1"), ("--top-p 0", "--top-p 0.0: must be at least 1e-06"),
+    ("--temperature 0", "--temperature 0.0: must be at least 1e-06"), ("--clip 0", "--clip 0.0: must be at least 1e-06"),
+    ("--grad-clip 0", "--grad-clip 0.0: must be at least 1e-06"), ("--noise -1", "--noise"), ("--entropy-bonus inf", "must be a number"),
 ])
 def test_numbers_out_of_range_are_named(flags, words):
     with pytest.raises(ValueError, match=words):
