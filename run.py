@@ -29,7 +29,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 from checkpoint import load_model, save_model, write_json
 from data import Tokenizer
 from model import PRESETS, Decoder, init_model
-from stream import digest_of, fingerprint
+from stream import digest_of, fingerprint, free_number
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 LOGS = ("metrics.jsonl", "samples.jsonl")
@@ -298,11 +298,8 @@ class RunDirectory:
             if restarted and not latest and (self.path / "config.json").exists():
                 raise ValueError(f"--out {self.path}: the run there is finished; a restart does not begin it anew")
             if not latest:
-                number = 1
-                while Path(f"{self.path}.{number}").exists():
-                    number += 1
-                self.path.rename(f"{self.path}.{number}")
-                print(f"the earlier run in {self.path} is now {self.path}.{number}", flush=True)
+                earlier = self.path.rename(f"{self.path}.{free_number(self.path)}")
+                print(f"the earlier run in {self.path} is now {earlier}", flush=True)
             else:
                 old = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
                 changed = [k for k, v in old.pop("began_with", {}).items() if v != began_with[k]]

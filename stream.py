@@ -9,6 +9,7 @@ whose file was moved aside ends with an error where it would replace the other's
 import hashlib
 import json
 import os
+from itertools import count
 from pathlib import Path
 
 from tqdm import tqdm
@@ -74,6 +75,11 @@ def require_own(path, mark):
                          "not written; when the other has ended, give the same command again")
 
 
+def free_number(*paths):
+    """The first number for which no PATH.number exists."""
+    return next(number for number in count(1) if not any(Path(f"{path}.{number}").exists() for path in paths))
+
+
 def rewrite(path, rows):
     """Replace a JSON-lines file at once, so that no reader ever sees half of it."""
     temporary = path.with_name(path.name + ".tmp")
@@ -133,9 +139,7 @@ def _kept(path, mark, ids, size, renew):
 
 def _move_aside(*paths):
     """Rename every file that exists to NAME.1, or the first number that is free for all of them, and say so."""
-    number = 1
-    while any(Path(f"{path}.{number}").exists() for path in paths):
-        number += 1
+    number = free_number(*paths)
     for path in paths:
         try:
             path.rename(f"{path}.{number}")
