@@ -16,6 +16,7 @@ import hashlib
 import json
 import random
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import tokenizers
@@ -263,7 +264,7 @@ def write_trace(question, rng, objective="crpo", style="full", wrong=False, fals
     if false_finding:
         cited[rng.randrange(len(cited))] = _invented(condition, values, rng)
     impression, analysis = cited[:first], cited[first:]
-    one = [f"{_joined(impression)} {'suggest' if len(impression) > 1 else 'suggests'} {condition}."]
+    one = [f"{' and '.join(impression)} {'suggest' if len(impression) > 1 else 'suggests'} {condition}."]
     two = [f"{finding} supports {condition}." for finding in analysis]
     others = [x for x in question.options if x not in (letter, question.answer)]
     for other in sorted(rng.sample(others, min(rejected, len(others)))):
@@ -271,9 +272,8 @@ def write_trace(question, rng, objective="crpo", style="full", wrong=False, fals
     named = question.options[letter]
     end = f"{named}."
     if repeated:
-        end = f"{_joined(cited[:repeated])} {'point' if repeated > 1 else 'points'} to {named}."
-        if question.meta["kind"] != "diagnosis":
-            end = f"{_joined(cited[:repeated])} {'point' if repeated > 1 else 'points'} to {condition}, so {named}."
+        meant = named if question.meta["kind"] == "diagnosis" else f"{condition}, so {named}"
+        end = f"{' and '.join(cited[:repeated])} {'point' if repeated > 1 else 'points'} to {meant}."
     # The box holds the option's text, which the extractor takes as its letter: which letter stands beside a text
     # is a thing that a model of this size had not learned after four million tokens.
     box = f"\\boxed{{ {named}}}"
@@ -291,10 +291,6 @@ def write_trace(question, rng, objective="crpo", style="full", wrong=False, fals
                   text + " " + one[0], text.replace(" " + box, "") + " " + box, text.replace(" System 2:", "")]
         text = rng.choice([fault for fault in faults if fault != text])
     return text
-
-
-def _joined(findings):
-    return " and ".join(findings)
 
 
 def _invented(condition, values, rng):
@@ -343,18 +339,13 @@ def make_corpus(n, seed, name):
 
 def write_corpus(path, n, seed, name):
     """make_corpus as JSON lines for train_sft.py."""
-    rows = ({**_row(question), "response": response, "objective": objective}
+    rows = ({**asdict(question), "response": response, "objective": objective}
             for question, response, objective in make_corpus(n, seed, name))
     _write(path, rows)
 
 
 def _write(path, rows):
     Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def _row(question):
-    return {"id": question.id, "stem": question.stem, "options": question.options, "answer": question.answer,
-            "source": question.source, "meta": question.meta}
 
 
 # ---- The exact audit --------------------------------------------------------------------------------------------
@@ -488,7 +479,7 @@ def main():
     parser.add_argument("--split", choices=["train", "test", "final"], default="test", help="of plain questions")
     args = parser.parse_args()
     if args.what == "questions":
-        _write(args.out, map(_row, make_questions(args.n, args.seed, args.split)))
+        _write(args.out, map(asdict, make_questions(args.n, args.seed, args.split)))
     elif args.what == "tokenizer":
         traces = make_corpus(args.n, args.seed, "pretrain")
         build_tokenizer((f"{user_text(q)} {response}" for q, response, _ in traces), phrases(), 700, args.out)
