@@ -74,10 +74,9 @@ def means_of(rows):
     """{measure: (its mean, [each question's mean or nan])}. The mean is eval.py's: of accuracy over all questions, of
     others over all responses that have the measure."""
     responses = [r for *_, group in rows for r in group]
-    out = {"accuracy": [sum(r["accuracy"] for r in group) / max(len(group), 1) for *_, group in rows]}
-    out = {"accuracy": (sum(out["accuracy"]) / len(rows), out["accuracy"])}
-    right = [float(answer == key) for _, key, answer, _ in rows]
-    out["majority"] = (sum(right) / len(rows), right)
+    right = [sum(r["accuracy"] for r in group) / max(len(group), 1) for *_, group in rows]
+    voted = [float(answer == key) for _, key, answer, _ in rows]
+    out = {name: (sum(own) / len(rows), own) for name, own in (("accuracy", right), ("majority", voted))}
     for name in dict.fromkeys(name for r in responses for name in r):
         if name not in ("text", "answer", "accuracy"):
             own = [[float(r[name]) for r in group if r.get(name) is not None] for *_, group in rows]

@@ -9,7 +9,7 @@ be a set phrase. tests/fixtures has 60 responses counted by hand to compare with
 import re
 from collections import Counter
 from functools import lru_cache
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 
 import rewards
 from rewards import (ATTRIBUTION, EMPTY, GENERAL, INFERENCE, MARKUP, PATIENT, READ, REJECT, STOP, UNITS, as_line,
@@ -123,8 +123,7 @@ def behaviours(response):
 def head_of(finding):
     """The word that names a finding by itself, "rash" of "a polymorphous rash on the trunk", or None."""
     tokens = [t for t in tokens_of(finding.text) if t in finding.words - UNITS or t in PREPOSITIONS]
-    first = next((i for i, t in enumerate(tokens) if t not in PREPOSITIONS), 0)
-    words = [*takewhile(lambda t: t not in PREPOSITIONS, tokens[first:])]
+    words = [*takewhile(lambda t: t not in PREPOSITIONS, dropwhile(PREPOSITIONS.__contains__, tokens))]
     return words[-1] if words and words[-1] not in VAGUE else None
 
 
