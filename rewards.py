@@ -19,8 +19,6 @@ from itertools import accumulate, groupby, takewhile
 
 import numpy as np
 
-# name: range
-OBJECTIVES = {"accuracy": 1.0, "clinical": 1.5, "consistency": 1.0, "thinking": 1.0, "grounding": 1.0, "coverage": 1.0}
 WEIGHTS = {"crpo": {"accuracy": 10.0, "clinical": 1.0, "consistency": 0.5},
            "grpo": {"accuracy": 10.0, "thinking": 1.0},
            "grounded": {"accuracy": 6.0, "clinical": 1.0, "consistency": 0.5, "grounding": 4.0, "coverage": 1.0}}
@@ -732,15 +730,17 @@ def evidence(response, question):
 
 # --- together -----------------------------------------------------------------------------------------------------
 
+# verifier: the range of its values, from 0
+VERIFIERS = {accuracy: 1.0, clinical: 1.5, consistency: 1.0, thinking: 1.0, grounding: 1.0, coverage: 1.0}
+OBJECTIVES = {verifier.__name__: most for verifier, most in VERIFIERS.items()}
+
+
 def score(response, question):
     """Every objective of one response, by the name of its verifier, in the order of OBJECTIVES."""
-    verifiers = (accuracy, clinical, consistency, thinking, grounding, coverage)
-    scores = {verifier.__name__: verifier(response, question) for verifier in verifiers}
-    if half := scores.keys() ^ OBJECTIVES.keys():  # where a verifier was added
-        raise ValueError(f"verifier {', '.join(half)}: must be in both score() and OBJECTIVES")
+    scores = {verifier.__name__: verifier(response, question) for verifier in VERIFIERS}
     if wrong := {k: v for k, v in scores.items() if not (isinstance(v, (int, float)) and np.isfinite(v))}:
         raise ValueError(f"verifier scores must be finite numbers, not {wrong}")
-    return {name: scores[name] for name in OBJECTIVES}
+    return scores
 
 
 def weights_of(objective, changes=()):

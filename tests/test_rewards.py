@@ -438,20 +438,16 @@ REJECTED = [
 ]
 
 
-def test_scores_are_by_name_and_a_verifier_half_added_is_refused(monkeypatch):
+def test_scores_are_by_name_and_a_verifier_that_gives_no_number_is_refused(monkeypatch):
     expected = rewards.score(GOOD, Q)
-    monkeypatch.setattr(rewards, "OBJECTIVES", dict(reversed(rewards.OBJECTIVES.items())))
+    monkeypatch.setattr(rewards, "VERIFIERS", dict(reversed(rewards.VERIFIERS.items())))
     assert list(rewards.score(GOOD, Q).items()) == list(expected.items())[::-1]
-    monkeypatch.setitem(rewards.OBJECTIVES, "half_added", 1.0)
-    with pytest.raises(ValueError, match="half_added"):
-        rewards.score(GOOD, Q)
-    monkeypatch.delitem(rewards.OBJECTIVES, "half_added")
     for value in (float("nan"), None, "1"):
-        def grounding(response, question):
+        def added(response, question):
             return value
 
-        monkeypatch.setattr(rewards, "grounding", grounding)
-        with pytest.raises(ValueError, match=f"finite numbers, not .*'grounding': {value!r}"):
+        monkeypatch.setattr(rewards, "VERIFIERS", {rewards.accuracy: 1.0, added: 1.0})
+        with pytest.raises(ValueError, match=f"finite numbers, not .*'added': {value!r}"):
             rewards.score(GOOD, Q)
 
 
