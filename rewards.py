@@ -487,9 +487,8 @@ def is_effective(token, visible, scripts):
     One character that is not `visible` spoils its token; so does a length over LONGEST_WORD. Punctuation alone is
     nothing. Two Greek letters may stand in a word: "TNF-α".
     """
-    if len(token) > LONGEST_WORD or not visible.issuperset(token) or not SIGNIFICANT.search(token):
-        return False
-    return token.isascii() or "GREEK" in scripts or sum(c in GREEK for c in token) <= 2
+    return (len(token) <= LONGEST_WORD and visible.issuperset(token) and SIGNIFICANT.search(token) is not None
+            and ("GREEK" in scripts or sum(c in GREEK for c in token) <= 2))
 
 
 def loops(tokens):
