@@ -9,7 +9,7 @@ be a set phrase. tests/fixtures has 60 responses counted by hand to compare with
 import re
 from collections import Counter
 from functools import lru_cache
-from itertools import dropwhile, takewhile
+from itertools import accumulate, dropwhile, takewhile
 
 import rewards
 from rewards import (ATTRIBUTION, EMPTY, GENERAL, INFERENCE, MARKUP, PATIENT, READ, REJECT, STOP, UNITS, as_line,
@@ -191,23 +191,22 @@ def named(sentence, case):
     of its words beside its numbers, or half of them beside a word such as "high" and no number. The fullest come first,
     and no word serves two. Of what the case denies "normal" is as good as "no".
     """
-    order, places, ranked = 0, {}, []
+    order, places, ranked = [*accumulate(word not in STOP for word in sentence)], {}, []
     for position, word in enumerate(sentence):
-        order += word not in STOP
         for finding in case.index.get(word, ())[:MANY]:
-            places.setdefault(finding, []).append((order, position))
+            places.setdefault(finding, []).append(position)
     for finding, at in places.items():
-        seen, core = {sentence[p] for _, p in at}, case.findings[finding].words - UNITS
+        seen, core = {sentence[p] for p in at}, case.findings[finding].words - UNITS
         value = case.findings[finding].numbers and case.findings[finding].numbers <= seen
         ranked.append((not value, -len(core & seen) / max(len(core), 1), -len(core & seen), finding))
     found, used = [], set()
     for *_, finding in sorted(ranked):
         _, words, numbers, negated = case.findings[finding]
         core, best = words - UNITS or words, []
-        free = [p for p in places[finding] if p[1] not in used]
-        for start, (first, _) in enumerate(free):
+        free = [p for p in places[finding] if p not in used]
+        for start, first in enumerate(free):
             size = len(words) + len(numbers) + 2
-            window = {sentence[p]: p for o, p in reversed(free[start:start + size]) if o < first + size}
+            window = {sentence[p]: p for p in reversed(free[start:start + size]) if order[p] < order[first] + size}
             at, here = sorted(window.values()), len(core & window.keys())
             enough = 2 * here >= len(core) or read_further(case).heads[finding] in window
             if numbers and numbers <= window.keys():

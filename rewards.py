@@ -358,20 +358,19 @@ def mentions(sentence, case):
     value, close together, with room for one content word between. Longer findings come first and no word serves two, so
     overlapping phrases count once.
     """
-    order, places = 0, {}  # order: the position among content words; places: finding -> [(order, position)]
+    order, places = [*accumulate(word not in STOP for word in sentence)], {}  # among content words; finding -> where
     for position, word in enumerate(sentence):
-        order += word not in STOP
         for finding in case.index.get(word, ()):
-            places.setdefault(finding, []).append((order, position))
+            places.setdefault(finding, []).append(position)
     found, used = {}, set()
     for finding in sorted(places, key=lambda f: (-len(case.findings[f].words), f)):
         _, wanted, numbers, _ = case.findings[finding]
         n, size = len(wanted), len(wanted) + len(numbers) + 1
         needed = min(n, 1) if numbers else n if n <= 4 else -(-3 * n // 4)
-        free, windows = [p for p in places[finding] if p[1] not in used], []
-        for start, (first, _) in enumerate(free):
+        free, windows = [p for p in places[finding] if p not in used], []
+        for start, first in enumerate(free):
             # word -> where it first stands
-            window = {sentence[p]: p for order, p in reversed(free[start:start + size]) if order < first + size}
+            window = {sentence[p]: p for p in reversed(free[start:start + size]) if order[p] < order[first] + size}
             if numbers <= window.keys() and len(wanted & window.keys()) >= needed:
                 windows.append(sorted(window.values()))
         if windows:  # the fullest, then the closest: "shoulder tip pain" must not take the pain of "epigastric pain"
