@@ -171,9 +171,8 @@ def typical(condition):
 
 def phrases():
     """The strings that are one token each to the embedded tokenizer, so that copying one is copying a token."""
-    findings = {f for c in CONDITIONS for f in typical(c)} | {f.partition("|")[0] for f in INCIDENTAL}
     values = {str(v) for table in (LAB_VALUES, NORMAL_VALUES) for row in table.values() for v in row}
-    spaced = sorted(findings | set(UNITS.values()) | values | set(OPTION_OF))
+    spaced = sorted(_NAMES | set(UNITS.values()) | values | set(OPTION_OF))
     tags = ["<dx>", "</dx>", "<conclusion>", "</conclusion>", "<think>", "</think>", "<answer>", "</answer>"]
     fixed = [" System 1:", " System 2:", " \\boxed{", "-year-old", *ASKED.values()]
     return [" " + s for s in spaced] + [f"{letter})" for letter in LETTERS] + tags + fixed
