@@ -103,8 +103,8 @@ LIST = re.compile(r"\b(no(?!,| doubt| question| matter)|without)\b(?:(?!\b(?:no|
                   re.IGNORECASE)
 TIME = re.compile(r"(?<!\d)\d{1,3}[- ](?:year|month|week|day|hour)s?\b(?:[- ]old\b)?", re.IGNORECASE)  # ages, durations
 SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
-# an option's letter as "B)", a number, a word, or one of the marks that the rules look at
-TOKEN = re.compile(r"(?<!\w)[A-Z]\)|(?:(?<!\w)[-−+])?\d[\d.,/]*|[^\W_]+|[%°℃℉,:]")
+# an option's letter as "B)", a number, a word, or one of the marks that the rules look at; not the colon of a value
+TOKEN = re.compile(r"(?<!\w)[A-Z]\)|(?:(?<!\w)[-−+])?\d[\d.,/]*|[^\W_]+|[%°℃℉,]|:(?! ?[-−+<>≥≤]?\d)")
 
 
 def is_number(token):
@@ -157,6 +157,13 @@ GENERIC = PATIENT | word_set("""male female baby person case finding feature sig
     presented presenting show shown reveal report complain come brought state note found seen given include known likely
     best correct reason clinical overall together combination typical typically classic usually well physical vital
     laboratory study mother father wife husband say said tell told noticed past recent recently otherwise appear""")
+# names of places, tests, people and times, which are no finding by themselves
+BARE = word_set("""medical family social surgical sexual studies testing evaluation measurement
+    remainder serum urine urinalysis ecg electrocardiogram radiograph medication medications treatment therapy treated
+    started began managed follow admitted office room home arrival visit place today now time morning period current
+    first last two three parent sister brother son partner chest abdomen abdominal pelvic back neck head skin heart lung
+    cardiac cardiovascular cardiopulmonary pulmonary respiratory neurologic neurological leg arm hand foot feet
+    extremities limb trunk knee shoulder bilateral unilateral left right upper age sex height weight""")
 # how much and how long: a finding is the same without them
 DEGREES = word_set("""mild moderate severe marked slightly progressively gradually worsening increasingly intermittent
     occasional recurrent persistent sudden onset several multiple""")
@@ -296,6 +303,8 @@ def findings_of(stem):
             numbers = frozenset(t for t in tokens if is_number(t))
             words = [t for t in tokens if t not in NO_FINDING and not is_number(t)]
             if words == ["not"]:
+                continue
+            if words and not numbers and not negated and BARE.issuperset(words):
                 continue
             if not set(words) - UNITS:
                 if not numbers or not found or found[-1].numbers or not words and "/" not in "".join(numbers):

@@ -536,6 +536,30 @@ def test_findings_of_a_published_case():
     assert len(rewards.citations("No fever argues against lymphoma.", q)) == 1
 
 
+def test_a_colon_before_a_value_ends_no_claim():
+    q = SimpleNamespace(stem="Studies show:\nSerum iron: 40 µg/dL;\nFerritin: 180 µg/L;\nWhat is the cause?",
+                        options={"A": "anemia", "B": "lymphoma"}, answer="A")
+    assert len(rewards.citations("Serum iron: 40 µg/dL suggests anemia. Ferritin: 180 µg/L supports anemia.", q)) == 2
+    assert rewards.unsupported("Serum iron: 50 µg/dL suggests anemia.", q) == ["50"]
+    assert rewards.citations("Serum iron: this suggests anemia.", q) == []
+
+
+def test_a_name_of_a_place_or_a_test_is_no_finding():
+    """A policy on real cases was paid for them: "pelvic pain" cited the examination, "spots on the chest" the chest."""
+    q = SimpleNamespace(stem="Her past medical history is significant for gout. She has open comedones on the face and "
+                        "chest. Pelvic examination shows a polyp. There is bilateral, tender adenopathy. The ECG is "
+                        "normal. The skin of the legs is warm and no masses are felt on the right. What is it?",
+                        options={"A": "acne", "B": "lymphoma"}, answer="A")
+    words = {frozenset(f.words) for f in rewards.findings_of(q.stem)}
+    assert {frozenset({"gout"}), frozenset({"open", "comedone", "face"}), frozenset({"polyp"}),
+            frozenset({"tender", "adenopathy"}), frozenset({"ecg", "normal"})} <= words
+    assert not words & {frozenset({word}) for word in ("medical", "chest", "pelvic", "bilateral", "ecg")}
+    said = ("Pelvic pain suggests acne. Spots on the chest support acne. Her medical history and bilateral edema "
+            "suggest acne.")
+    assert rewards.citations(said, q) == [] and rewards.grounding(said, q) == 0
+    assert len(rewards.citations("A polyp suggests acne. Gout and tender adenopathy support acne.", q)) == 3
+
+
 @pytest.mark.parametrize("stem, denied", [
     ("He has no fever, chills, headache, or myalgia.", "fever chill headache myalgia"),
     ("There is a cough without fever, rash or chills, and wheezing.", "fever rash chill"),
