@@ -156,12 +156,13 @@ GENERIC = PATIENT | word_set("""male female baby person case finding feature sig
     another following physician doctor hospital emergency department clinic year month week day hour old ago age present
     presented presenting show shown reveal report complain come brought state note found seen given include known likely
     best correct reason clinical overall together combination typical typically classic usually well physical vital
-    laboratory study mother father wife husband say said tell told noticed past recent recently otherwise appear""")
+    laboratory study mother father parent wife husband say said tell told noticed past recent recently otherwise
+    appear""")
 # names of places, tests, people and times, which are no finding by themselves
-BARE = word_set("""medical family social surgical sexual studies testing evaluation measurement
+PARTS = word_set("""medical family social surgical sexual studies testing evaluation measurement
     remainder serum urine urinalysis ecg electrocardiogram radiograph medication medications treatment therapy treated
     started began managed follow admitted office room home arrival visit place today now time morning period current
-    first last two three parent sister brother son partner chest abdomen abdominal pelvic back neck head skin heart lung
+    first last two three sister brother son partner chest abdomen abdominal pelvic back neck head skin heart lung
     cardiac cardiovascular cardiopulmonary pulmonary respiratory neurologic neurological leg arm hand foot feet
     extremities limb trunk knee shoulder bilateral unilateral left right upper age sex height weight""")
 # how much and how long: a finding is the same without them
@@ -232,7 +233,7 @@ def is_real(text):
 
 CLAUSE = re.compile(r"(,(?!\d)|[;:()\n]|\b(?:and|with|but|who|which|that|because|while|although|however|has|have|had"
                     r"|shows?|showed|reveals?|revealed|demonstrates?|presents?|complains?|reports?|states|includes?"
-                    r"|including|due to|is significant for|is notable for)\b)", re.IGNORECASE)
+                    r"|including|due to|is significant for|is notable for|or(?= (?:no|without)\b))\b)", re.IGNORECASE)
 HAS_NOT = re.compile(r"\b(?:(?:has|have|had)(?: not|n['’]t) had|(?:does|do|did)(?: not|n['’]t) have)\b", re.I)
 # of the same value, as in "36.7°C (98.0°F)"
 SECOND = re.compile(r"(\d[- ]?[^\s\d()]{1,12}) \((?=\d)(?:[^()A-Za-z]|\b[A-Za-z]{1,4}\b){1,40}\)")
@@ -304,7 +305,7 @@ def findings_of(stem):
             words = [t for t in tokens if t not in NO_FINDING and not is_number(t)]
             if words == ["not"]:
                 continue
-            if words and not numbers and not negated and BARE.issuperset(words):
+            if words and not numbers and not negated and PARTS.issuperset(words):
                 continue
             if not set(words) - UNITS:
                 if not numbers or not found or found[-1].numbers or not words and "/" not in "".join(numbers):
@@ -328,6 +329,7 @@ class Case:
                 self.index.setdefault(word, []).append(place)
             for word in finding.words - UNITS:
                 self.values.setdefault(word, set()).update(finding.numbers)
+        self.present = frozenset().union(*(f.words for f in self.findings if not f.negated))
         self.line = as_line(tokens_of(plain(stem[:READ])))
         self.options = {letter: as_line(tokens_of(plain(text[:READ]))) for letter, text in options}
         # (what names an option in such a line, its letter)
@@ -674,8 +676,17 @@ def foreign(sentence, stretches, case):
                 yield fours, [sentence[p] for p in places], denied_at(sentence, words[0], last)
 
 
+def contradicted(sentence, case):
+    """What a sentence attributes to the patient although the stem denies it, and has it nowhere else."""
+    claimed = {p for stretch in claims(sentence) for p in range(len(sentence))[stretch]}
+    for f, (places, denied) in mentions(sentence, case).items() if claimed else ():
+        finding = case.findings[f]
+        if finding.negated and not denied and claimed.issuperset(places) and finding.words.isdisjoint(case.present):
+            yield " ".join(sentence[p] for p in places)
+
+
 def unsupported(response, question, said=None):
-    """Hallucination: the values and findings that the response attributes to the patient and the stem does not have.
+    """Hallucination: values and findings that the response attributes to the patient and the stem has not, or denies.
 
     A phrase counts if it is the subject of an inference or what the patient is said to have, and a word of it stands
     neither in stem nor options (of a phrase over three words, two fifths of them); four such words count once more, so
@@ -688,7 +699,7 @@ def unsupported(response, question, said=None):
             if CLAIM_ENDS.isdisjoint(phrase):
                 wrong.update(dict.fromkeys(words))
                 values = [v for v in values if v not in phrase]
-        wrong.update(dict.fromkeys(values))
+        wrong.update(dict.fromkeys([*values, *contradicted(sentence, case)]))
     return list(wrong)
 
 

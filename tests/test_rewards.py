@@ -544,6 +544,20 @@ def test_a_colon_before_a_value_ends_no_claim():
     assert rewards.citations("Serum iron: this suggests anemia.", q) == []
 
 
+@pytest.mark.parametrize("response, wrong", [
+    ("Fever suggests anemia. A rash supports anemia.", ["fever", "rash"]),
+    ("The patient has a rash, which points to anemia.", ["rash"]),
+    ("No fever argues against lymphoma. The absence of a rash supports anemia. Rash is absent.", []),
+    ("Fever would suggest lymphoma. Lymphoma is unlikely because fever is absent. Rash is typical of lymphoma.", []),
+    ("A cough supports anemia. Wheezing supports anemia.", []),  # he has wheezed, so the stem says both
+])
+def test_what_the_stem_denies_is_made_up(response, wrong):
+    q = SimpleNamespace(stem="A boy coughs. His parents deny any history of fever. He has no rash or wheezing, but had "
+                        "wheezing last year. What is it?", options={"A": "anemia", "B": "lymphoma"}, answer="A")
+    assert rewards.unsupported(response, q) == wrong
+    assert rewards.grounding(response, q) <= (not wrong)
+
+
 def test_a_name_of_a_place_or_a_test_is_no_finding():
     """A policy on real cases was paid for them: "pelvic pain" cited the examination, "spots on the chest" the chest."""
     q = SimpleNamespace(stem="Her past medical history is significant for gout. She has open comedones on the face and "
