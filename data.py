@@ -215,14 +215,13 @@ def _load(path, skip_bad_rows, mcqa_zero_based, responses):
             if asked != same or key in good:
                 raise DataError(f"field id: {question.id[:60]!r} stands in line {earlier} already; rename one")
             good[key] = (question, *key[1:])
+        except CountingError as error:
+            raise CountingError(f"{path}:{number}: {error}") from None
         except DataError as error:
-            message = f"{path}:{number}: {error}"
-            if isinstance(error, CountingError):
-                raise CountingError(message) from None
             if not skip_bad_rows:
-                raise DataError(f"{message} (--skip-bad-rows goes on without such rows)") from None
+                raise DataError(f"{path}:{number}: {error} (--skip-bad-rows goes on without such rows)") from None
             bad += 1
-            print(f"skipped {message}", file=sys.stderr)
+            print(f"skipped {path}:{number}: {error}", file=sys.stderr)
     if bad:
         print(f"{path}: skipped {bad} bad rows, kept {len(good)}", file=sys.stderr)
     if not good:
