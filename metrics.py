@@ -54,21 +54,22 @@ def status(row, weights, target_kl):
 def report_troubles(row, before, kl_limit, processes):
     """Print what is off in a step's row of metrics, once when it begins. before: what this returned for the last step,
     {} at first. kl_limit: 0 if there is none."""
-    most = max(before.get("answered", 0), row["answered"])
+    # a running mean, as the share of a step's few rollouts is noisy
+    share = 0.8 * before.get("share", row["answered"]) + 0.2 * row["answered"]
+    most = max(before.get("most", 0), share)
     checks = [
         ("ties", row["skipped"] > 0.8,
          f"{row['skipped']:.0%} of the groups teach nothing: all rollouts of such a group earn the same"),
         ("kl", kl_limit and row["kl"] > kl_limit,
          f"KL {row['kl']} is over its limit {kl_limit:.3g}; the step only pulls back to the start model, and "
          "the learning rate is halved"),
-        ("answered", row["answered"] < 0.8 * most,
-         f"{row['answered']:.0%} of the responses name an option, it was {most:.0%}"),
+        ("answered", share < 0.8 * most, f"of late {share:.0%} of the responses name an option, it was {most:.0%}"),
         ("cut", row["cut"] > 0.5, f"{row['cut']:.0%} of the responses are cut; see --max-new-tokens"),
     ]
     for name, off, text in checks:
         if off and name not in before.get("off", ()):
             processes.say(f"\nwarning: step {row['step']}: {text}")
-    return {"answered": most, "off": [name for name, off, _ in checks if off]}
+    return {"share": share, "most": most, "off": [name for name, off, _ in checks if off]}
 
 
 def report_accuracy(result, when, processes):

@@ -716,6 +716,7 @@ def test_a_case_of_fewer_findings_is_whole_by_them():
     ("".join(f"{x}) is unlikely because hemoptysis is absent. " for x in "BCDE"), 1 / 4),  # one stock reason
     ("".join(f"{x}) is unlikely because sharp chest pain is absent. " for x in "BCDE"), 0),  # it is not absent
     ("A) is unlikely because hemoptysis is absent.", 0),  # the key
+    (r"It is unlikely because hemoptysis is absent. <conclusion>\boxed{A}</conclusion>", 0),  # no option at all
     (S2 + " A) is unlikely because hemoptysis is absent.", 1 / 4),
     (S2 + " A) is unlikely, D) too, because hemoptysis is absent.", 2 / 4),  # of two options named, no charge
     (S2 + r" D) is unlikely because hemoptysis is absent. <conclusion>\boxed{D}</conclusion>", 1 / 4),
