@@ -356,6 +356,8 @@ function curves() {
     + "value above; faint: each step."), html("div", { class: "grid" }, overlaid("reward"),
     measured.map(name => overlaid(name)), overlaid("kl", "KL to the start model", [...targets]),
     overlaid("entropy"), overlaid("length", "tokens a rollout"), overlaid("cut", "share of rollouts cut"),
+    lineChart("loss of a cold start",
+      runs.flatMap((run, i) => run.metrics.reward ? [] : lineOf(run, "loss", i, nameOf(run)))),
     overlaid("grad_norm", "gradient norm"), overlaid("seconds", "seconds a step"),
     runs.map(run => lineChart("seconds by phase" + (nameOf(run) && ", " + nameOf(run)),
       ["sample", "score", "reference", "update"].map((phase, i) => lineOf(run, "seconds_" + phase, i, phase))))));
