@@ -158,13 +158,12 @@ GENERIC = PATIENT | word_set("""male female baby person case finding feature sig
     best correct reason clinical overall together combination typical typically classic usually well physical vital
     laboratory study mother father parent wife husband say said tell told noticed past recent recently otherwise
     appear""")
-# names of places, tests, people and times, which are no finding by themselves
-PARTS = word_set("""medical family social surgical sexual studies testing evaluation measurement
-    remainder serum urine urinalysis ecg electrocardiogram radiograph medication medications treatment therapy treated
-    started began managed follow admitted office room home arrival visit place today now time morning period current
-    first last two three sister brother son partner chest abdomen abdominal pelvic back neck head skin heart lung
-    cardiac cardiovascular cardiopulmonary pulmonary respiratory neurologic neurological leg arm hand foot feet
-    extremities limb trunk knee shoulder bilateral unilateral left right upper age sex height weight""")
+# names of tests, people, times and sides, which are no finding by themselves
+PARTS = word_set("""medical family social surgical sexual studies testing evaluation measurement remainder serum urine
+    urinalysis ecg electrocardiogram radiograph medication medications treatment therapy treated started began managed
+    follow admitted office room home arrival visit place today now time morning current first last two three sister
+    brother son abdominal pelvic cardiac cardiovascular cardiopulmonary pulmonary respiratory neurologic neurological
+    bilateral unilateral left right upper age sex""")
 # how much and how long: a finding is the same without them
 DEGREES = word_set("""mild moderate severe marked slightly progressively gradually worsening increasingly intermittent
     occasional recurrent persistent sudden onset several multiple""")
@@ -176,7 +175,7 @@ INFERENCE = POINTS | word_set("""typical pattern factor trigger define lead spea
     due explain explained explaining arguing against likely unlikely since confirmed characteristic diagnostic exclude
     excluded rule ruled shown""")
 EVIDENCED = word_set("supported suggested indicated favored favoured confirmed")  # "by" what follows
-DENIES = word_set("deny denies denied denying")
+DENIES = word_set("deny denies denied denying denial")
 NOT_BEFORE = DENIES | word_set("without negative no lack lacking lacked absence absent neither nor never")
 NOT_AFTER = word_set("absent missing lacking negative")
 NOT_SEEN = word_set("present seen found noted reported observed abnormal elevated")
@@ -204,12 +203,16 @@ UNITS = word_set("""% ° ℃ ℉ c f mg g kg mcg µg μg ng pg l dl ml µl mmol 
 # words that make no claim by themselves
 FILLER = EMPTY | UNITS | DEGREES | word_set("""additionally furthermore moreover addition specifically notably
     importantly first second third next finally lastly further constellation triad development location severity low
-    high lower higher raised increased decreased reduced acute chronic significant positive presence""")
+    high lower higher raised increased decreased reduced acute chronic significant positive presence lab analysis
+    summary interpretation impression assessment clue key vignette step rather instead unlike""")
 JOINTS = frozenset((",", "and", "with", "or", "plus", "both"))
 AUXILIARY = STOP | {"not"}  # between a subject and its verb: "does not fit"
 COPULA = word_set("is are was were")
 ENDS_PHRASE = AUXILIARY | NOT_AFTER | NOT_SEEN  # "is absent", "is not abnormal"
 CLAIM_ENDS = NOT_BEFORE | NOT_AFTER | COPULA | word_set("not")
+# before what is denied, or contrasted with what is there; after it
+SETS_APART = CLAIM_ENDS - COPULA | word_set("unlike rather than instead")
+TAKES_BACK = NOT_AFTER | DENIES | {"not", "neither", "nor"}
 
 
 def sentences(text):
@@ -233,7 +236,7 @@ def is_real(text):
 
 CLAUSE = re.compile(r"(,(?!\d)|[;:()\n]|\b(?:and|with|but|who|which|that|because|while|although|however|has|have|had"
                     r"|shows?|showed|reveals?|revealed|demonstrates?|presents?|complains?|reports?|states|includes?"
-                    r"|including|due to|is significant for|is notable for|or(?= (?:no|without)\b))\b)", re.IGNORECASE)
+                    r"|including|due to|is significant for|is notable for)\b)", re.IGNORECASE)
 HAS_NOT = re.compile(r"\b(?:(?:has|have|had)(?: not|n['’]t) had|(?:does|do|did)(?: not|n['’]t) have)\b", re.I)
 # of the same value, as in "36.7°C (98.0°F)"
 SECOND = re.compile(r"(\d[- ]?[^\s\d()]{1,12}) \((?=\d)(?:[^()A-Za-z]|\b[A-Za-z]{1,4}\b){1,40}\)")
@@ -299,7 +302,7 @@ def findings_of(stem):
             if before_question is None and place == len(lines) - 1 and asks:
                 before_question = list(found)
             denies = not DENIES.isdisjoint(tokens) or "negative for " in clause  # a, b, and c
-            denied = denies or denied and joint.lower() not in ("but", "however", "although")
+            denied = denies or denied and joint.lower() not in ("but", "however", "although", "which", "because")
             negated = denied or not (NOT_BEFORE | NOT_AFTER).isdisjoint(tokens)
             numbers = frozenset(t for t in tokens if is_number(t))
             words = [t for t in tokens if t not in NO_FINDING and not is_number(t)]
@@ -677,11 +680,15 @@ def foreign(sentence, stretches, case):
 
 
 def contradicted(sentence, case):
-    """What a sentence attributes to the patient although the stem denies it, and has it nowhere else."""
+    """What a sentence attributes to the patient although the stem denies it, and has it nowhere else. A word of denial
+    or contrast before it excuses, as does one that takes it back: "the absence of trauma, fever, and rash points to".
+    """
     claimed = {p for stretch in claims(sentence) for p in range(len(sentence))[stretch]}
-    for f, (places, denied) in mentions(sentence, case).items() if claimed else ():
-        finding = case.findings[f]
-        if finding.negated and not denied and claimed.issuperset(places) and finding.words.isdisjoint(case.present):
+    for f, (places, _) in mentions(sentence, case).items() if claimed else ():
+        finding, end = case.findings[f], places[-1] + 1
+        if (finding.negated and not finding.numbers and finding.words.isdisjoint(case.present)
+                and claimed.issuperset(places) and SETS_APART.isdisjoint(sentence[:end])
+                and TAKES_BACK.isdisjoint(sentence[end:])):
             yield " ".join(sentence[p] for p in places)
 
 

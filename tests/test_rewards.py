@@ -542,34 +542,43 @@ def test_a_colon_before_a_value_ends_no_claim():
     assert len(rewards.citations("Serum iron: 40 µg/dL suggests anemia. Ferritin: 180 µg/L supports anemia.", q)) == 2
     assert rewards.unsupported("Serum iron: 50 µg/dL suggests anemia.", q) == ["50"]
     assert rewards.citations("Serum iron: this suggests anemia.", q) == []
+    headed = "Analysis: 40 µg/dL of serum iron suggests anemia. Key clue: 180 µg/L of ferritin suggests anemia."
+    assert rewards.unsupported(headed, q) == [] and len(rewards.citations(headed, q)) == 2
 
 
 @pytest.mark.parametrize("response, wrong", [
     ("Fever suggests anemia. A rash supports anemia.", ["fever", "rash"]),
     ("The patient has a rash, which points to anemia.", ["rash"]),
+    ("Cough and fever, no doubt, support anemia.", ["fever"]),
     ("No fever argues against lymphoma. The absence of a rash supports anemia. Rash is absent.", []),
     ("Fever would suggest lymphoma. Lymphoma is unlikely because fever is absent. Rash is typical of lymphoma.", []),
     ("A cough supports anemia. Wheezing supports anemia.", []),  # he has wheezed, so the stem says both
+    # as a physician writes
+    *((text, []) for text in (
+        "The absence of trauma, fever, and rash points to anemia.", "Given the lack of cough, fever, and rash, anemia.",
+        "He denies trauma, fever, and recent rash, which supports anemia.", "Fever being absent suggests anemia.",
+        "Fever and rash are absent, supporting anemia.", "Rather than fever, a cough suggests anemia.",
+        "Unlike lymphoma, which presents with fever, this fits anemia.", "Fever has been denied, supporting anemia.",
+        "Parents' denial of fever supports anemia.", "Cough, not fever, suggests anemia.")),
 ])
 def test_what_the_stem_denies_is_made_up(response, wrong):
-    q = SimpleNamespace(stem="A boy coughs. His parents deny any history of fever. He has no rash or wheezing, but had "
-                        "wheezing last year. What is it?", options={"A": "anemia", "B": "lymphoma"}, answer="A")
+    q = SimpleNamespace(stem="A boy coughs. His parents deny any history of fever. He has no rash, and no wheezing, "
+                        "but had wheezing last year. What is it?", options={"A": "anemia", "B": "lymphoma"}, answer="A")
     assert rewards.unsupported(response, q) == wrong
-    assert rewards.grounding(response, q) <= (not wrong)
+    assert rewards.grounding(response, q) <= (1 / 6 if wrong else 1)
 
 
 def test_a_name_of_a_place_or_a_test_is_no_finding():
-    """A policy on real cases was paid for them: "pelvic pain" cited the examination, "spots on the chest" the chest."""
+    """A policy on real cases was paid for them: "pelvic pain" cited the examination."""
     q = SimpleNamespace(stem="Her past medical history is significant for gout. She has open comedones on the face and "
-                        "chest. Pelvic examination shows a polyp. There is bilateral, tender adenopathy. The ECG is "
+                        "feet. Pelvic examination shows a polyp. There is bilateral, tender adenopathy. The ECG is "
                         "normal. The skin of the legs is warm and no masses are felt on the right. What is it?",
                         options={"A": "acne", "B": "lymphoma"}, answer="A")
     words = {frozenset(f.words) for f in rewards.findings_of(q.stem)}
     assert {frozenset({"gout"}), frozenset({"open", "comedone", "face"}), frozenset({"polyp"}),
             frozenset({"tender", "adenopathy"}), frozenset({"ecg", "normal"})} <= words
-    assert not words & {frozenset({word}) for word in ("medical", "chest", "pelvic", "bilateral", "ecg")}
-    said = ("Pelvic pain suggests acne. Spots on the chest support acne. Her medical history and bilateral edema "
-            "suggest acne.")
+    assert not words & {frozenset({word}) for word in ("medical", "pelvic", "bilateral", "ecg")}
+    said = "Pelvic pain suggests acne. Her medical history and bilateral edema suggest acne."
     assert rewards.citations(said, q) == [] and rewards.grounding(said, q) == 0
     assert len(rewards.citations("A polyp suggests acne. Gout and tender adenopathy support acne.", q)) == 3
 
