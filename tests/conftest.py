@@ -20,3 +20,8 @@ def shared():
     if not path.is_dir():
         pytest.skip("needs the real benchmark rows and tokenizer in ../shared, which are not here")
     return path
+
+
+def pytest_collection_modifyitems(items):
+    """test_train_sft comes first: where torch is built for CUDA, a process forked after a backward pass can have none."""
+    items.sort(key=lambda item: item.module.__name__ != "test_train_sft")
