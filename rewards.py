@@ -160,7 +160,7 @@ GENERIC = PATIENT | word_set("""male female baby person case finding feature sig
     appear""")
 # names of tests, people, times and sides, which are no finding by themselves
 PARTS = word_set("""medical family social surgical sexual studies testing evaluation measurement remainder serum urine
-    urinalysis ecg electrocardiogram radiograph medication medications treatment therapy treated started began managed
+    urinalysis ecg electrocardiogram radiograph medication treatment therapy treated started began managed
     follow admitted office room home arrival visit place today now time morning current first last two three sister
     brother son abdominal pelvic cardiac cardiovascular cardiopulmonary pulmonary respiratory neurologic neurological
     bilateral unilateral left right upper age sex""")
