@@ -23,5 +23,5 @@ def shared():
 
 
 def pytest_collection_modifyitems(items):
-    """test_train_sft comes first: where torch is built for CUDA, a process forked after a backward pass can have none."""
+    """test_train_sft comes first: where torch is built for CUDA, a process forked after a backward pass has none."""
     items.sort(key=lambda item: item.module.__name__ != "test_train_sft")
