@@ -127,7 +127,8 @@ def result_of(arm, seed, work, split, steps, questions):
 
 
 def markdown(results, seeds):
-    """The table of every arm, then the paired differences, each with its 95% interval over the seeds."""
+    """The table of every arm, then the paired differences (COMPARED, or else Ours with each ablation), each with its 95%
+    interval over the seeds."""
     def cell(values, digits, sign=""):
         mean, half = interval(values)
         return f"{mean:{sign}.{digits}f} ± {half:.{digits}f}"
@@ -136,6 +137,8 @@ def markdown(results, seeds):
     for arm, runs in results.items():
         lines.append(f"| {arm} | " + " | ".join(cell([r[k] for r in runs], d) for k, d, _ in MEASURES.values()) + " |")
     pairs = [(a, b) for a, b in COMPARED if a in results and b in results]
+    if not pairs and "Ours" in results:
+        pairs = [("Ours", arm) for arm in results if arm != "Ours"]
     if pairs:
         lines += ["", "| paired difference | " + " | ".join(MEASURES) + " |", "|---" * (len(MEASURES) + 1) + "|"]
     for a, b in pairs:

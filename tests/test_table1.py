@@ -38,6 +38,12 @@ def test_the_table_pairs_seeds_and_calls_what_is_sure():
     assert line.count("better") + line.count("worse") == 1 and "+0.00 ± 0.00 |" in line
 
 
+def test_ablations_are_paired_with_ours():
+    text = table1.markdown(results(**{"Ours": (0.9, 0.8), "without floor": (0.7, 0.6), "other": (1.0, 0.6)}), 2)
+    [_, floor, other] = [line for line in text.splitlines() if line.startswith(("| Ours - ", "| paired"))]
+    assert floor.startswith("| Ours - without floor | +0.200 ± 0.000 better |") and "Ours - other | +0.050 ± 1.906 |" in other
+
+
 def test_the_figure_is_well_formed():
     root = ET.fromstring(table1.svg(results(**{"A & <b>": (0.5, 0.6), "c": (0.5, 0.5)})))
     assert len(root.findall("{*}circle")) == 2 * 5
