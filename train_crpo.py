@@ -55,7 +55,7 @@ class Config:
     eval_questions: int = option(400, "the first so many held-out questions are answered before and after; 0: none")
     skip_bad_rows: bool = option(False, "count and list bad rows instead of stopping")
     mcqa_zero_based: bool = option(False, "MedMCQA's cop counts from 0, as in its parquet export")
-    preset: str = option("", "paper: every published hyper-parameter", choices=["", "paper"])
+    preset: str = option("", "paper: its hyper-parameters and its released code's", choices=["", "paper"])
     objective: str = option("grounded", "whose prompt and rewards: crpo (Eq 4), the grpo baseline, or grounded: crpo "
                             "with rewards for evidence and rejected options", choices=["crpo", "grpo", "grounded"])
     weights: list = option([], "NAME=VALUE, in place of the objective's own (rewards.WEIGHTS)")
