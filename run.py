@@ -77,8 +77,9 @@ def parse_config(config_class, description, presets=None, argv=None):
         else:
             parser.add_argument(flag, type=item.type, choices=item.metadata.get("choices"), **given)
     if presets:
-        chosen = parser.parse_args(argv).preset
-        parser.set_defaults(**presets.get(chosen, {}))
+        given = sys.argv[1:] if argv is None else argv
+        asked = [word for word in given if word not in ("-h", "--help")]  # so that help shows the preset's values
+        parser.set_defaults(**presets.get(parser.parse_args(asked).preset, {}))
     config = config_class(**vars(parser.parse_args(argv)))
     for item in (item for item in fields(config) if item.type in (int, float)):
         value, flag = getattr(config, item.name), "--" + item.name.replace("_", "-")

@@ -254,6 +254,13 @@ def test_numbers_out_of_range_are_named(flags, words):
     assert config.entropy_bonus == -1 and config.weights == ["accuracy=1", "coverage=2"]
 
 
+def test_help_shows_the_values_of_the_preset(capsys):
+    for flags, prompts in (["--help"], 8), (["--preset", "paper", "--help"], 512):
+        with pytest.raises(SystemExit, match="0"):
+            run.parse_config(train_crpo.Config, "", train_crpo.PRESETS, flags)
+        assert f"over all processes (default: {prompts})" in " ".join(capsys.readouterr().out.split())
+
+
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     processes = run.start()
