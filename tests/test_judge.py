@@ -24,13 +24,13 @@ TINY = ROOT / "assets" / "tiny"
     ("count: 0", []),
     ("count: 0\n", []),
     ("  \n\ncount: 0  \n", []),
-    ("count: 1\n- wait, let me reconsider", ["wait, let me reconsider"]),
-    ("count: 2\n- fever\n- a rash\n", ["fever", "a rash"]),
-    ("count: 2\n- \"fever\"\n- count: 99", ['"fever"', "count: 99"]),  # a quotation is evidence, whatever it says
-    ("count: 1\n-   indented evidence", ["indented evidence"]),
-    ("count: 1\n- µg/dL ≥ 5 – 漢字", ["µg/dL ≥ 5 – 漢字"]),
-    ("count: 11\n" + "\n".join(f"- {i}" for i in range(11)), [str(i) for i in range(11)]),
-    ("count: 99\n" + "\n".join(f"- {i}" for i in range(99)), [str(i) for i in range(99)]),
+    ("- wait, let me reconsider\ncount: 1", ["wait, let me reconsider"]),
+    ("\n- fever\n- a rash\ncount: 2\n", ["fever", "a rash"]),
+    ("- \"fever\"\n- count: 99\ncount: 2", ['"fever"', "count: 99"]),  # a quotation is evidence, whatever it says
+    ("-   indented evidence\ncount: 1", ["indented evidence"]),
+    ("- µg/dL ≥ 5 – 漢字\ncount: 1", ["µg/dL ≥ 5 – 漢字"]),
+    ("\n".join(f"- {i}" for i in range(11)) + "\ncount: 11", [str(i) for i in range(11)]),
+    ("\n".join(f"- {i}" for i in range(99)) + "\ncount: 99", [str(i) for i in range(99)]),
     # anything else is no answer
     ("", "not count"),
     ("   ", "not count"),
@@ -40,35 +40,37 @@ TINY = ROOT / "assets" / "tiny"
     ("Count: 0", "not count"),
     ("count: zero", "not count"),
     ("count: -1", "not count"),
-    ("count: 1.0\n- x", "not count"),
-    ("count: 01\n- x", "not count"),
+    ("- x\ncount: 1.0", "not count"),
+    ("- x\ncount: 01", "not count"),
     ("count: 00", "not count"),
-    ("count: 100\n" + "\n".join(f"- {i}" for i in range(100)), "not count"),
-    ("count: ١\n- x", "not count"),  # an Arabic-Indic digit
-    ("count: 1 - x", "not count"),
-    ("count: 1 \n- x", "not count"),
+    ("\n".join(f"- {i}" for i in range(100)) + "\ncount: 100", "not count"),
+    ("- x\ncount: ١", "not count"),  # an Arabic-Indic digit
+    ("- x, count: 1", "not count"),
+    ("- x\n count: 1", "not count"),
+    ("- x", "not count"),  # cut before the number
+    ("count: 1\n- x", "not count"),  # the order of version 1
     ("**count: 0**", "not count"),
     ("```\ncount: 0\n```", "not count"),
-    ("<think>\n\n</think>\n\ncount: 0", "not count"),
-    ("Here it is:\ncount: 0", "not count"),
-    ("count: 1\r\n- x", "not count"),
+    ("- x\ncount: 1\nI hope this helps.", "not count"),
+    ("<think>\n\n</think>\n\ncount: 0", "not evidence"),
+    ("Here it is:\ncount: 0", "not evidence"),
     ("count: 99", "counts 99 and shows 0"),
-    ("count: 2\n- x", "counts 2 and shows 1"),
-    ("count: 1\n- x\n- y", "counts 1 and shows 2"),
-    ("count: 0\n- x", "counts 0 and shows 1"),
-    ("count: 2\n- x\n- X ", "twice"),
-    ("count: 3\n- x y\n- z\n-  x  y", "twice"),
-    ('count: 2\n- "x y."\n- x Y', "twice"),
-    ("count: 1\n- \u200b", "without a word"),
-    ("count: 1\n- ...", "without a word"),
-    ("count: 1\nx", "not evidence"),
-    ("count: 1\n-x", "not evidence"),
-    ("count: 1\n- ", "not evidence"),
-    ("count: 1\n* x", "not evidence"),
-    ("count: 2\n- x\n\n- y", "not evidence"),
-    ("count: 1\n- x\nI hope this helps.", "not evidence"),
-    ("count: 1\n- x\ncount: 5", "not evidence"),
-    ("count: 0\ncount: 7", "not evidence"),
+    ("- x\ncount: 2", "counts 2 and shows 1"),
+    ("- x\n- y\ncount: 1", "counts 1 and shows 2"),
+    ("- x\ncount: 0", "counts 0 and shows 1"),
+    ("- x\n- X \ncount: 2", "twice"),
+    ("- x y\n- z\n-  x  y\ncount: 3", "twice"),
+    ('- "x y."\n- x Y\ncount: 2', "twice"),
+    ("- \u200b\ncount: 1", "without a word"),
+    ("- ...\ncount: 1", "without a word"),
+    ("x\ncount: 1", "not evidence"),
+    ("-x\ncount: 1", "not evidence"),
+    ("- x\n- \ncount: 2", "not evidence"),
+    ("* x\ncount: 1", "not evidence"),
+    ("- x\n\n- y\ncount: 2", "not evidence"),
+    ("- x\r\n\ncount: 1", "not evidence"),
+    ("- x\ncount: 5\ncount: 1", "not evidence"),
+    ("count: 7\ncount: 0", "not evidence"),
 ])
 def test_parse(text, evidence):
     if isinstance(evidence, list):
@@ -83,12 +85,12 @@ Q = Question("q", "A man of 60 has fever and a new murmur.", OPTIONS, "A", "medq
 
 
 @pytest.mark.parametrize("measure, answer, count, why", [
-    ("cecd", ("count: 3\n- a\n- b\n- c", True), 3, None),
-    ("drc", ("count: 2\n- a\n- b", True), 2, None),
-    ("drc", ("count: 3\n- a\n- b\n- c", True), None, "counts 3 of at most 2"),  # only two options are wrong
+    ("cecd", ("- a\n- b\n- c\ncount: 3", True), 3, None),
+    ("drc", ("- a\n- b\ncount: 2", True), 2, None),
+    ("drc", ("- a\n- b\n- c\ncount: 3", True), None, "counts 3 of at most 2"),  # only two options are wrong
     ("cecd", ("count: 0", False), None, "cut at the length limit"),  # who knows what would have followed
     ("cecd", (None, False), None, "too long for the judge"),
-    ("cecd", ("no", True), None, "the first line is not count: N"),
+    ("cecd", ("no", True), None, "the last line is not count: N"),
 ])
 def test_verdict(measure, answer, count, why):
     text, finished = answer
@@ -189,8 +191,8 @@ def rows_for(*texts):
 def reply_by_measure(prompt):
     """As many lines as the measure's name has letters, but odd answers for three of them."""
     name = measure_of(prompt)
-    odd = {"drc": "count: 3\n- a\n- b\n- c", "subgoal": "I count: 2", "verification": "count: 1\n- " + "again " * 2000}
-    return odd.get(name) or f"count: {len(name)}" + "".join(f"\n- {name} {i}" for i in range(len(name)))
+    odd = {"drc": "- a\n- b\n- c\ncount: 3", "subgoal": "I count: 2", "verification": "- " + "again " * 2000}
+    return odd.get(name) or "".join(f"- {name} {i}\n" for i in range(len(name))) + f"count: {len(name)}"
 
 
 def test_a_scripted_judge_is_read_counted_and_kept(scripted, processes, tmp_path):
@@ -211,7 +213,7 @@ def test_a_scripted_judge_is_read_counted_and_kept(scripted, processes, tmp_path
     assert part["judge"]["version"] == judge.VERSION and part["judge"]["measures"] == judge.MEASURES
     [kept] = rows_of(path)
     assert kept["responses"][0]["cecd"] == {
-        "text": "count: 4\n- cecd 0\n- cecd 1\n- cecd 2\n- cecd 3", "finished": True, "count": 4, "why": None}
+        "text": "- cecd 0\n- cecd 1\n- cecd 2\n- cecd 3\ncount: 4", "finished": True, "count": 4, "why": None}
     assert kept["responses"][0]["verification"]["why"] == "cut at the length limit"
     assert kept["responses"][0]["drc"]["why"] == "counts 3 of at most 2"
 
@@ -228,7 +230,7 @@ def test_a_scripted_judge_is_read_counted_and_kept(scripted, processes, tmp_path
 def test_evidence_that_the_response_does_not_hold_is_counted(scripted, processes, tmp_path):
     directory, build = scripted
     one = judge.open_judge(directory, processes)
-    reply = lambda _: 'count: 3\n- "New murmur,  and FEVER"\n- a fever\n- mur'  # noqa: E731
+    reply = lambda _: '- "New murmur,  and FEVER"\n- a fever\n- mur\ncount: 3'  # noqa: E731
     _, part = judge.count_measures(one, build(reply), [Q], rows_for("A new murmur and fever!"), processes, 64,
                                    tmp_path / "x.judged.jsonl")
     assert (part["judge_evidence"], part["judge_unquoted"]) == (3 * 7, 2 * 7)  # three are too many for drc
@@ -251,7 +253,7 @@ def test_the_batch_does_not_change_an_answer(scripted, processes):
     def reply(prompt):
         seen.append(prompt)
         name = measure_of(prompt)
-        return f"count: {len(name)}" + "".join(f"\n- {name} {i}" for i in range(len(name)))
+        return "".join(f"- {name} {i}\n" for i in range(len(name))) + f"count: {len(name)}"
 
     asked = [(name, Q, text) for text in ("fever.", "a murmur, at last.") for name in judge.MEASURES]
     answers = [judge.answers(one, build(reply), asked, max_rows) for max_rows in (0, 1, 5)]
