@@ -74,7 +74,7 @@ def means_of(rows):
     """{measure: (its mean, [each question's mean or nan])}. The mean is eval.py's: of accuracy over all questions, of
     others over all responses that have the measure."""
     responses = [r for *_, group in rows for r in group]
-    right = [sum(r["accuracy"] for r in group) / max(len(group), 1) for *_, group in rows]
+    right = [sum(r["answer"] == key for r in group) / max(len(group), 1) for _, key, _, group in rows]
     voted = [float(answer == key) for _, key, answer, _ in rows]
     out = {name: (sum(own) / len(rows), own) for name, own in (("accuracy", right), ("majority", voted))}
     for name in dict.fromkeys(name for r in responses for name in r):
@@ -186,7 +186,7 @@ def breakdown(rows, questions):
     """{name: {value: {"questions", "accuracy"}}} for each of BREAKDOWNS that the questions' meta has, largest first."""
     groups = {}
     for row, question in zip(rows, questions):
-        share = sum(r["accuracy"] for r in row["responses"]) / max(len(row["responses"]), 1)
+        share = sum(r["answer"] == row["key"] for r in row["responses"]) / max(len(row["responses"]), 1)
         for name in BREAKDOWNS:
             if name in question.meta:
                 groups.setdefault(name, {}).setdefault(str(question.meta[name]), []).append(share)

@@ -14,6 +14,7 @@ MedMCQA's explanation, which gives the answer away.
 
 import gzip
 import json
+import os
 import reprlib
 import sys
 import zlib
@@ -24,6 +25,7 @@ import tokenizers
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
+# The tags and headings stand in rewards.py (extract_answer, MARKUP, clinical, thinking), clinic.py and report.py too.
 PROMPTS = {
     "crpo": "You are a careful physician. Answer in this form, and write nothing outside of it: <dx> System 1: your "
             "first impression. System 2: your analysis, step by step, of which findings of this case support which "
@@ -190,6 +192,12 @@ def _decode(raw):
     return value
 
 
+def _note(text):
+    """A line on standard error, of one process where several read the same."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr)
+
+
 def _load(path, skip_bad_rows, mcqa_zero_based, responses):
     """[(Question, response, objective)] of a JSON-lines file, plain or .gz; the latter two None without `responses`.
 
@@ -221,9 +229,9 @@ def _load(path, skip_bad_rows, mcqa_zero_based, responses):
             if not skip_bad_rows:
                 raise DataError(f"{path}:{number}: {error} (--skip-bad-rows goes on without such rows)") from None
             bad += 1
-            print(f"skipped {path}:{number}: {error}", file=sys.stderr)
+            _note(f"skipped {path}:{number}: {error}")
     if bad:
-        print(f"{path}: skipped {bad} bad rows, kept {len(good)}", file=sys.stderr)
+        _note(f"{path}: skipped {bad} bad rows, kept {len(good)}")
     if not good:
         raise DataError(f"{path}: holds no usable row")
     return list(good.values())
@@ -320,6 +328,6 @@ def encode_prompts(tokenizer, questions, objective, limit):
     prompts = [prompt_ids(tokenizer, question, objective) for question in questions]
     dropped = [question.id for question, ids in zip(questions, prompts) if len(ids) > limit]
     if dropped:
-        print(f"{len(dropped)} of {len(questions)} prompts are longer than {limit} tokens and left out: "
-              f"{', '.join(dropped[:5])}{' ...' if len(dropped) > 5 else ''}", file=sys.stderr)
+        _note(f"{len(dropped)} of {len(questions)} prompts are longer than {limit} tokens and left out: "
+              f"{', '.join(dropped[:5])}{' ...' if len(dropped) > 5 else ''}")
     return [ids if len(ids) <= limit else None for ids in prompts]

@@ -24,6 +24,7 @@ from pathlib import Path
 import clinic
 import compare
 import measures
+import metrics
 import rewards
 import run
 from checkpoint import load_model, write_json
@@ -110,7 +111,7 @@ def aggregate(rows, weights):
     n = len(rows)
     tried = [row["responses"] for row in rows if row["responses"]]
     responses = [r for group in tried for r in group]
-    hits = [sum(int(r["accuracy"]) for r in group) for group in tried]
+    hits = [sum(r["answer"] == row["key"] for r in row["responses"]) for row in rows if row["responses"]]
     right = sum(hit / len(group) for hit, group in zip(hits, tried))
     table = {"questions": n, "too_long": n - len(tried), "right": right,
              "accuracy": right / n, "accuracy_interval": wilson(right, n)}
@@ -172,6 +173,7 @@ def evaluate(model, tokenizer, questions, config, processes, path=None, settings
 
 
 def main(config):
+    metrics.check_names()
     if bool(config.directory) == bool(config.compare):
         raise ValueError("give a model directory to evaluate, or --compare and directories that are evaluated")
     if config.json and not Path(config.json).parent.is_dir():
@@ -202,7 +204,10 @@ def main(config):
                      max_new_tokens=config.max_new_tokens or most,
                      max_rows=config.max_rows or trained.get("max_rows") or 64)
     own = trained.get("weights", []) if config.objective == trained.get("objective") else []
-    weights = rewards.weights_of(config.objective, own)  # of the reward, as the run's were
+    try:
+        weights = rewards.weights_of(config.objective, own)  # of the reward, as the run's were
+    except ValueError as error:
+        raise ValueError(f"{made_by}: the run had another rewards.py: {error}") from None
     policy = policy.to(processes.device, processes.dtype).eval()
     asked = ("objective", "temperature", "votes", "top_p", "top_k", "max_new_tokens", "seed")
     settings = {**{name: getattr(config, name) for name in asked}, "dtype": str(processes.dtype),

@@ -4,6 +4,21 @@ Nothing here changes what is trained. Legend: b prompts of this process, G rollo
 """
 
 import rewards
+from checkpoint import write_json
+
+# no names for a verifier: they stand beside its scores in logs and tables
+COLUMNS = frozenset("""advantage agreement answer answered asked audit_citations audit_false_findings audit_rejections
+    backtracking backward_chaining beta breakdown cecd chosen citations cited clipped cut drc dtype entropy eos_ids
+    faithfulness finished grad_norm hallucination hallucination_share judge key kl length logprob_gap loss lr majority
+    majority_interval max_new_tokens nonfinite objective options parts prompts question questions refused rejected
+    response responses reward reward_weights right rollout rules seconds seed settings skipped stem step subgoal
+    temperature text tokens too_long top_k top_p unsupported verification votes weights""".split())
+
+
+def check_names():
+    """ValueError for a verifier that bears the name of a column."""
+    if taken := COLUMNS & rewards.OBJECTIVES.keys():
+        raise ValueError(f"verifiers need other names than {', '.join(taken)}, which are columns of logs and tables")
 
 
 def group_metrics(reward, tied, parts, total, rollouts, answered, processes):
@@ -72,8 +87,10 @@ def report_troubles(row, before, kl_limit, processes):
     return {"share": share, "most": most, "off": [name for name, off, _ in checks if off]}
 
 
-def report_accuracy(result, when, processes):
-    """Print a held-out result of eval.evaluate. when: "before" or "after" training."""
+def report_accuracy(result, when, directory, processes):
+    """Print a held-out result of eval.evaluate and write it to held_out_WHEN.json. when: "before" or "after" training."""
+    if processes.main:
+        write_json(directory / f"held_out_{when}.json", result)
     low, high = result["accuracy_interval"]
     processes.say(f"held-out accuracy {when}: {result['accuracy']:.3f} [{low:.3f}, {high:.3f}] "
                   f"on {result['questions']} questions; reward {result['reward']:.2f}, "

@@ -102,12 +102,15 @@ def read_run(path):
     config = read_object(path / "run.json", notes)
     metrics = columns_of(read_rows(path / "metrics.jsonl", {"step": float}, notes), notes)
     groups = groups_of(read_rows(path / "samples.jsonl", GROUP | ROLLOUT, notes), notes)
+    held_out = [read_object(path / f"held_out_{when}.json", notes) for when in ("before", "after")
+                if (path / f"held_out_{when}.json").exists()]
     evals = {file.stem: read_object(file, notes) for file in sorted(path.glob("eval/*.json"))}
     if not (config or metrics or groups or evals):
         raise ValueError(f"{path}: holds no run; expected run.json, metrics.jsonl, samples.jsonl or eval/*.json in it")
     if not evals:
         notes.append(f"no evaluation yet; python eval.py {path} makes one")
     return {"name": str(path), "config": config, "metrics": metrics, "groups": groups, "evals": evals, "notes": notes,
+            "held_out": held_out,
             "refused": sum(value is True for value in metrics.get("refused", [])),
             "finished": any(path.glob("model*.safetensors"))}
 
@@ -334,6 +337,8 @@ function headline() {
       tile("steps", shown(run.metrics.step.at(-1)) + (total ? ` of ${shown(total)}` : ""),
         run.finished ? "finished" : "still going, or stopped"),
       tile("reward", change("reward")), tile("accuracy in training", change("accuracy")),
+      tile("held-out accuracy", run.held_out.map(result => shown(result.accuracy)).join(" → ") || "–",
+        "before and after"),
       tile("KL to the start model", change("kl"), (target ? `target ${target}` : "no target")
         + (refused ? `; steps with rewards refused: ${refused}` : "")),
       tile("tokens a rollout", change("length"), `at the end ${percent(end("cut"))} cut`),

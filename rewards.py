@@ -755,7 +755,7 @@ def evidence(response, question):
 
 # --- together -----------------------------------------------------------------------------------------------------
 
-# verifier: the range of its values, from 0
+# verifier: the most it gives; the least is 0
 VERIFIERS = {accuracy: 1.0, clinical: 1.5, consistency: 1.0, thinking: 1.0, grounding: 1.0, coverage: 1.0}
 OBJECTIVES = {verifier.__name__: most for verifier, most in VERIFIERS.items()}
 
@@ -763,8 +763,10 @@ OBJECTIVES = {verifier.__name__: most for verifier, most in VERIFIERS.items()}
 def score(response, question):
     """Every objective of one response, by the name of its verifier, in the order of OBJECTIVES."""
     scores = {verifier.__name__: verifier(response, question) for verifier in VERIFIERS}
-    if wrong := {k: v for k, v in scores.items() if not (isinstance(v, (int, float)) and np.isfinite(v))}:
-        raise ValueError(f"verifier scores must be finite numbers, not {wrong}")
+    wrong = {name: value for (name, value), most in zip(scores.items(), VERIFIERS.values())
+             if not (isinstance(value, (int, float)) and 0 <= value <= most)}
+    if wrong:
+        raise ValueError(f"verifiers must give plain numbers from 0 to their most in VERIFIERS, not {wrong}")
     return scores
 
 
@@ -773,7 +775,7 @@ def weights_of(objective, changes=()):
     weights = dict(WEIGHTS[objective])
     for change in changes:
         name, _, value = change.partition("=")
-        if name not in OBJECTIVES or not re.fullmatch(r"\d*\.?\d+(e-?\d{1,2})?|\d+\.", value):
+        if name not in OBJECTIVES or not re.fullmatch(r"\d*\.?\d+(e[-+]?\d{1,2})?|\d+\.", value):
             raise ValueError(f"--weights {change}: write NAME=VALUE with one of {', '.join(OBJECTIVES)} and a number "
                              "that is not negative")
         weights[name] = float(value)

@@ -39,6 +39,7 @@ from eval import Config as EvalConfig, evaluate
 from model import Packed
 from run import dtype_option, option
 from sampler import Rollout, generate
+from stream import digest_of
 
 ASSET = str(Path(__file__).parent / "assets" / "tiny")
 
@@ -57,7 +58,7 @@ class Config:
     mcqa_zero_based: bool = option(False, "MedMCQA's cop counts from 0, as in its parquet export")
     preset: str = option("", "paper: its hyper-parameters and its released code's", choices=["", "paper"])
     objective: str = option("grounded", "whose prompt and rewards: crpo (Eq 4), the grpo baseline, or grounded: crpo "
-                            "with rewards for evidence and rejected options", choices=["crpo", "grpo", "grounded"])
+                            "with rewards for evidence and rejected options", choices=[*rewards.WEIGHTS])
     weights: list = option([], "NAME=VALUE, in place of the objective's own (rewards.WEIGHTS)")
     advantage: str = option("decoupled", "advantages() says what each does", choices=["sum", "decoupled"])
     floor: float = option(0.1, "decoupled: least divisor, as a share of an objective's range")
@@ -68,8 +69,8 @@ class Config:
     shard_within: int = option(0, "processes that share one copy of the weights, as a machine's GPUs; 0: all")
     dtype: str = dtype_option()
 
-    steps: int = option(80, "training steps; 0: as many as --epochs asks for")
-    epochs: float = option(1.0, "passes over the data, where --steps is 0")
+    steps: int = option(0, "training steps; 0: as many as --epochs asks for, or 80 if that is 0 too")
+    epochs: float = option(0.0, "passes over the data, where --steps is 0")
     prompts: int = option(8, "B, prompts a step over all processes", least=1)
     group: int = option(8, "G, rollouts a prompt: an advantage is relative to its group", least=2)
     minibatches: int = option(2, "updates a step, each on its share of the prompts", least=1)
@@ -96,7 +97,7 @@ class Config:
 
 # What the paper and its released code publish. Rollouts in flight and micro-batches are ours, for 48 GB.
 PRESETS = {"paper": dict(
-    steps=0, epochs=20.0, prompts=512, group=5, minibatches=32, micro_tokens=8192, checkpoint_layers=True,
+    epochs=20.0, prompts=512, group=5, minibatches=32, micro_tokens=8192, checkpoint_layers=True,
     temperature=1.0, max_prompt_tokens=1024, max_new_tokens=4096, max_rows=80, lr=1e-6, weight_decay=0.01,
     clip=0.2, grad_clip=1.0, beta=0.001, entropy_bonus=0.001,
     objective="crpo", advantage="sum", floor=0.0, noise=0.0, target_kl=0.0,
@@ -133,9 +134,11 @@ def advantages(reward, weight, scale, mode="sum", floor=0.0, noise=0.0):
         parts = centred * weight
         spread = parts.sum(-1).std(1)[:, None, None]  # [B, 1, 1]
         parts = torch.where(spread > 1e-8, parts / spread.clamp(min=1e-8), 0.0)
-    else:
+    elif mode == "decoupled":
         spread = centred.std(1, keepdim=True)  # [B, 1, M]
         parts = centred / torch.maximum(spread, floor * scale).clamp(min=1e-8) * weight / weight.sum()
+    else:
+        raise ValueError(f"advantages() knows no mode {mode}")
     return parts.sum(-1), parts
 
 
@@ -225,7 +228,7 @@ def update(model, optimizer, batch, advantage, ref_logprob, beta, config, proces
     if not tokens:
         return {}
     sums, bad = torch.zeros(4, dtype=torch.float64, device=processes.device), []
-    for part, rows in passes(batch, config, processes):
+    for part, rows in passes(batch, config, processes):  # no collective in here: processes without rows skip the rest
         if not part:
             logprobs_of(model, rows, config, processes.device)[0].sum().mul(0).backward()
             continue
@@ -251,7 +254,9 @@ def update(model, optimizer, batch, advantage, ref_logprob, beta, config, proces
 
 def main(config):
     # 0. Data, models, optimizer
+    metrics.check_names()
     weights = rewards.weights_of(config.objective, config.weights)
+    config = replace(config, weights=[f"{name}={value}" for name, value in weights.items()])  # so run.json has them all
     processes = run.start(config.shard_within, config.dtype)
     for name, parts in (("processes", processes.world), ("minibatches", config.minibatches)):
         if config.prompts % parts:
@@ -263,14 +268,16 @@ def main(config):
     train, held_out = load_data(config)
     limit = min(config.max_prompt_tokens, policy.config.max_position_embeddings - config.max_new_tokens)
     prompts = encode_prompts(tokenizer, train, config.objective, limit)
+    asked = {(q.stem, *q.options.values()) for q in train}
+    if known := sum((q.stem, *q.options.values()) in asked for q in held_out):
+        processes.say(f"warning: {known} of {len(held_out)} held-out questions are trained on")
     train = [q for q, p in zip(train, prompts) if p]
     prompts = [p for p in prompts if p]
     if not train:
         raise ValueError(f"no prompt fits into {limit} tokens, the lesser of --max-prompt-tokens and what "
                          f"--max-new-tokens leaves of a context of {policy.config.max_position_embeddings}")
-    steps = config.steps or math.ceil(config.epochs * len(train) / config.prompts)
-    if not steps:
-        raise ValueError("--steps 0 and --epochs 0 leave nothing to train")
+    steps = config.steps or math.ceil(config.epochs * len(train) / config.prompts) or 80
+    config = replace(config, steps=steps)
     data = [(prompt, q.answer) for prompt, q in zip(prompts, train)]
     directory = run.RunDirectory(config.out, config, processes, tokenizer_files, data, free=("steps", "epochs"))
     policy.checkpoint_layers = config.checkpoint_layers
@@ -281,17 +288,19 @@ def main(config):
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / max(config.warmup, 1)))
     weight = torch.tensor([weights.get(name, 0.0) for name in rewards.OBJECTIVES], dtype=torch.float64)  # [M]
     scale = torch.tensor(list(rewards.OBJECTIVES.values()), dtype=torch.float64)  # [M]
-    first, beta, refused = 0, config.beta, False
+    first, beta, refused, rules = 0, config.beta, False, digest_of(Path(rewards.__file__).read_text(encoding="utf-8"))
     if directory.continued:
         values = directory.load_state(policy, optimizer, schedule)
         first, beta, refused = values["step"], values["beta"], values["refused"]
+        if values.get("rules") != rules:
+            processes.say("warning: rewards.py is not what it was; the steps from here on earn by other rules")
 
     def held_out_result(when):
         run.copy_weights(policy, actor)
         asked = EvalConfig(objective=config.objective, temperature=config.temperature, seed=config.seed,
                            max_new_tokens=config.max_new_tokens, max_rows=config.max_rows)
         result, _, example = evaluate(actor, tokenizer, held_out, asked, processes, weights=weights)
-        metrics.report_accuracy(result, when, processes)
+        metrics.report_accuracy(result, when, directory.path, processes)
         return example
 
     before = held_out_result("before") if held_out and not first else None
@@ -325,12 +334,12 @@ def main(config):
         batch = [(p, r) for p, group in zip(inputs, rollouts) for r in group]
         ref_logprob = reference_logprobs(reference, batch, config, processes) if reference else None
         kl = rollout_kl(batch, ref_logprob, processes) if reference else None
-        newly, rules = not refused, config
+        newly, settings = not refused, config
         refused = bool(config.target_kl) and kl > KL_LIMIT * config.target_kl
         if refused:  # the step only pulls back to the start model, with all weight
             if newly:
                 brake(optimizer, schedule)
-            beta, rules = BETA_RANGE[1], replace(config, entropy_bonus=0.0)
+            beta, settings = BETA_RANGE[1], replace(config, entropy_bonus=0.0)
             advantage = torch.zeros_like(advantage)
         clock.append(time.perf_counter())
 
@@ -338,11 +347,12 @@ def main(config):
         updates, bad, flat = [], set(), advantage.flatten().to(processes.device)
         rate = optimizer.param_groups[0]["lr"]
         for part in range(config.minibatches):
+            # to leave out other groups, set their `parts` to 0 above: the metrics count by those
             groups = [j for j, i in enumerate(mine) if i * config.minibatches // config.prompts == part
                       and (refused or advantage[j].any())]
             rows = [n for j in groups for n in range(j * config.group, (j + 1) * config.group)]
             updates.append(update(policy, optimizer, [batch[n] for n in rows], flat[rows],
-                                  ref_logprob and [ref_logprob[n] for n in rows], beta, rules, processes))
+                                  ref_logprob and [ref_logprob[n] for n in rows], beta, settings, processes))
             bad |= {rows[i] for i in updates[-1].get("nonfinite", [])}
             if "loss" in updates[-1]:  # else there was no update, and a warm-up counts updates
                 schedule.step()
@@ -364,7 +374,7 @@ def main(config):
                                                parts, weights, processes))
         bar.set_postfix_str(metrics.status(row, weights, config.target_kl))
         troubles = metrics.report_troubles(row, troubles, KL_LIMIT * config.target_kl, processes)
-        values = {"beta": beta, "refused": refused}
+        values = {"beta": beta, "refused": refused, "rules": rules}
         directory.keep_state(policy, optimizer, schedule, step + 1, steps, values, stopping())
 
     directory.save(policy, tokenizer)

@@ -173,7 +173,7 @@ def main(config):
         processes.say(f"best held-out loss {best_loss:.4f}")
     directory.save(model, tokenizer)
     processes.say(f"next: python eval.py {config.out}\n"
-                  f"  or: python train_crpo.py --model {config.out} --out {config.out}-crpo")
+                  f"  or: python train_crpo.py --model {config.out} --out {Path(config.out)}-crpo")
     run.stop()
 
 

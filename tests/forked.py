@@ -4,9 +4,11 @@ would start, without the four seconds that every import of torch and FSDP takes.
 import gc
 import os
 import runpy
+import signal
 import socket
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -56,9 +58,15 @@ def begin(log, script, *words, processes=1):
     return [fork(act, log, {**place, "RANK": str(rank)} if processes > 1 else {}) for rank in range(processes)]
 
 
-def status_of(child):
-    """Wait for a process -> its exit status, negative where a signal ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def status_of(child, limit=300):
+    """Wait for a process -> its exit status, negative where a signal ended it, as after `limit` seconds: processes that
+    wait for each other would do so for run.PATIENCE."""
+    end = time.monotonic() + limit
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 def command(script, *words, processes=1, ok=True):

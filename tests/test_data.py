@@ -4,6 +4,7 @@ import json
 import pytest
 
 import clinic
+import rewards
 from data import (PROMPTS, DataError, Question, Tokenizer,
                   chat_ids, encode_prompts, load_questions, load_responses, prompt_ids, user_text)
 
@@ -50,6 +51,8 @@ def test_the_users_turn():
     ("crpo", "dx conclusion"), ("grounded", "dx conclusion"), ("grpo", "think answer")])
 def test_a_prompt_asks_for_the_form_of_its_objective(objective, tags):
     assert all(f"<{tag}>" in PROMPTS[objective] and f"</{tag}>" in PROMPTS[objective] for tag in tags.split())
+    assert "\\boxed{" in PROMPTS[objective] and rewards.WEIGHTS.keys() == PROMPTS.keys()
+    assert ("System 1: " in PROMPTS[objective] and " System 2: " in PROMPTS[objective]) == (objective != "grpo")
 
 
 def test_cop_is_one_based_unless_told(tmp_path):

@@ -15,6 +15,8 @@ import pytest
 import torch
 
 import clinic
+import metrics
+import rewards
 import run
 import train_crpo
 from checkpoint import load_model, save_model
@@ -68,6 +70,11 @@ def test_train_crpo_from_the_embedded_model(one_process):
     assert len(samples) == 3 * 4 and {"response", "reward", "advantage", "accuracy"} <= set(samples[0])
     assert json.loads((out / "run.json").read_text())["group"] == 4
     assert "held-out accuracy before" in printed and "held-out accuracy after" in printed and "python eval.py" in printed
+    before, after = (json.loads((out / f"held_out_{when}.json").read_text()) for when in ("before", "after"))
+    assert f"before: {before['accuracy']:.3f}" in printed and f"after: {after['accuracy']:.3f}" in printed
+    named = {name for row in [*rows, *samples, after] for name in row if "@" not in name}
+    own = {f"{name}{part}" for name in rewards.OBJECTIVES for part in ("", "_spread", "_tie", "_steers", "_interval")}
+    assert named - own - metrics.COLUMNS == {f"seconds_{name}" for name in ("sample", "score", "reference", "update")}
     start, end = load_model(ROOT / "assets" / "tiny"), load_model(out)
     assert any(not torch.equal(a, b) for a, b in zip(start.parameters(), end.parameters()))
     Tokenizer(out, end.config.vocab_size)
@@ -177,7 +184,7 @@ def test_a_run_goes_on_with_another_number_of_processes_and_past_a_damaged_state
             assert a[name] == pytest.approx(b[name], abs=1e-4), name
 
 
-def test_an_unfinished_run_ends_early_or_is_moved_aside(tmp_path):
+def test_an_unfinished_run_ends_early_or_is_moved_aside(tmp_path, monkeypatch):
     out, model = tmp_path / "ckpt", shutil.copytree(ROOT / "assets" / "tiny", tmp_path / "model")
     flags = [*RESUMED, "--model", model]
     stopped_run(out, *flags, steps=8)
@@ -192,7 +199,13 @@ def test_an_unfinished_run_ends_early_or_is_moved_aside(tmp_path):
     (model / "model.safetensors").write_bytes((tmp_path / "ckpt" / "model.safetensors").read_bytes())
     assert "began with other weights" in command("train_crpo.py", "--out", out, "--steps", 1, *flags, ok=False)
     (model / "model.safetensors").write_bytes(weights)
-    command("train_crpo.py", "--out", out, "--steps", 1, *flags)  # at its last state
+    with monkeypatch.context() as changed:  # as if rewards.py had been edited
+        changed.setitem(rewards.WEIGHTS["grounded"], "accuracy", 1.5)
+        printed = command("train_crpo.py", "--out", out, "--steps", 1, *flags, ok=False)
+        assert "weights: ['accuracy=6.0'" in printed and "there, ['accuracy=1.5'" in printed
+    monkeypatch.setattr(rewards, "__file__", str(shutil.copy(ROOT / "judge.py", tmp_path)))
+    printed = command("train_crpo.py", "--out", out, "--steps", 1, *flags)  # at its last state
+    assert "warning: rewards.py is not what it was" in printed
     assert (out / "model.safetensors").stat().st_mode == (out / "config.json").stat().st_mode
     assert 2 <= len(metrics_of(out)) < 8 and not (out / "state").exists()
 
@@ -215,6 +228,25 @@ def test_a_closed_output_fails_no_finished_run(tmp_path):
     assert done.returncode == 0 and (tmp_path / "x" / "model.safetensors").exists(), done.stderr
 
 
+def test_epochs_are_passes_over_the_data_and_held_out_questions_are_new(tmp_path):
+    command("clinic.py", "questions", 6, tmp_path / "q.jsonl")
+    flags = ["--prompts", 2, "--group", 2, "--max-new-tokens", 4, "--data", tmp_path / "q.jsonl", "--eval-questions", 2]
+    printed = command("train_crpo.py", "--out", tmp_path / "x", "--epochs", 1, *flags, "--eval-data", tmp_path / "q.jsonl")
+    assert len(metrics_of(tmp_path / "x")) == 3 == json.loads((tmp_path / "x" / "run.json").read_text())["steps"]
+    assert "warning: 2 of 2 held-out questions are trained on" in printed
+
+
+def test_a_bug_in_a_verifier_shows_where_it_is(tmp_path, monkeypatch):
+    def clinical(response, question):
+        return response.index("no such text")
+
+    monkeypatch.setattr(rewards, "VERIFIERS", {clinical if name.__name__ == "clinical" else name: most
+                                               for name, most in rewards.VERIFIERS.items()})
+    printed = command("train_crpo.py", "--out", tmp_path / "x", "--steps", 1, "--prompts", 2, "--group", 2,
+                      "--max-new-tokens", 4, "--eval-questions", 0, ok=False)
+    assert "Traceback" in printed and "in clinical" in printed and "substring not found" in printed
+
+
 def test_an_error_is_one_line_and_a_non_zero_exit(tmp_path):
     printed = command("train_crpo.py", "--out", tmp_path / "x", "--model", "nowhere", ok=False)
     assert printed.strip().splitlines()[-1].startswith("error: nowhere: no such") and "Traceback" not in printed
@@ -223,7 +255,7 @@ def test_an_error_is_one_line_and_a_non_zero_exit(tmp_path):
 
 @pytest.mark.parametrize("options, words", [
     (dict(data=["nowhere.jsonl"]), "nowhere.jsonl"), (dict(prompts=5, minibatches=2), "multiple"),
-    (dict(tokenizer="nowhere"), "tokenizer.json"), (dict(steps=0, epochs=0.0), "--steps 0 and --epochs 0"),
+    (dict(tokenizer="nowhere"), "tokenizer.json"),
     (dict(model="Qwen2.5-3B", tokenizer=""), "--tokenizer"), (dict(max_prompt_tokens=20), "--max-prompt-tokens"),
     (dict(max_new_tokens=2000), "--max-new-tokens leaves"),
     (dict(shard_within=2), "--shard-within 2 does not divide"),

@@ -2,13 +2,16 @@
 
 import json
 import random
+import re
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import clinic
 import measures
+import metrics
 import rewards
 
 Q = SimpleNamespace(
@@ -442,13 +445,19 @@ def test_scores_are_by_name_and_a_verifier_that_gives_no_number_is_refused(monke
     expected = rewards.score(GOOD, Q)
     monkeypatch.setattr(rewards, "VERIFIERS", dict(reversed(rewards.VERIFIERS.items())))
     assert list(rewards.score(GOOD, Q).items()) == list(expected.items())[::-1]
-    for value in (float("nan"), None, "1"):
+    for value in (float("nan"), None, "1", -0.5, 1.5, np.float32(0.5)):
         def added(response, question):
             return value
 
         monkeypatch.setattr(rewards, "VERIFIERS", {rewards.accuracy: 1.0, added: 1.0})
-        with pytest.raises(ValueError, match=f"finite numbers, not .*'added': {value!r}"):
+        with pytest.raises(ValueError, match=re.escape(f"in VERIFIERS, not {{'added': {value!r}}}")):
             rewards.score(GOOD, Q)
+
+
+def test_a_verifier_may_not_bear_the_name_of_a_column(monkeypatch):
+    monkeypatch.setitem(rewards.OBJECTIVES, "length", 1.0)
+    with pytest.raises(ValueError, match="other names than length"):
+        metrics.check_names()
 
 
 def test_tex_and_lists_are_read_as_prose():

@@ -123,6 +123,11 @@ def test_the_brake_halves_the_rate_and_stops_the_momentum():
     assert optimizer.param_groups[0]["lr"] == 0.25 and schedule.get_last_lr() == [0.25]
 
 
+def test_another_mode_of_advantages_is_refused():
+    with pytest.raises(ValueError, match="no mode dr"):
+        advantages(torch.rand(1, 2, 1), torch.ones(1), torch.ones(1), "dr")
+
+
 def test_weights_are_read_and_refused():
     assert rewards.weights_of("crpo", ["accuracy=3", "coverage=.5"]) == {
         "accuracy": 3.0, "clinical": 1.0, "consistency": 0.5, "coverage": 0.5}
@@ -216,15 +221,23 @@ def small_policy():
     return init_model(shape, seed=1)
 
 
-def updated(processes, micro_tokens=10_000, shift=0.0, **options):
-    """One step's update of a fresh small policy on fixed rollouts -> its metrics and its weights afterwards."""
-    config = Config(micro_tokens=micro_tokens, lr=1e-2, **options)
+def fixed_batch(shift=0.0, jitter=0.0):
+    """Six rollouts, 32 tokens, and their advantages. Probabilities as sampled: those of a small policy nearly, others
+    by `shift`, and by turns more and less by `jitter`."""
     torch.manual_seed(0)
     batch = []
     for prompt, length in ((3, 9), (7, 2), (5, 5), (4, 12), (6, 1), (3, 3)):
         ids = torch.randint(0, 50, (prompt + length,)).tolist()
-        batch.append((ids[:prompt], Rollout(ids[prompt:], [-3.9 + shift] * length, True)))
-    advantage = torch.tensor([1.0, -0.5, 0.3, -1.2, 0.7, 0.0], device=processes.device)
+        old = [-3.9 + shift + jitter * (-1) ** t for t in range(length)]
+        batch.append((ids[:prompt], Rollout(ids[prompt:], old, True)))
+    return batch, torch.tensor([1.0, -0.5, 0.3, -1.2, 0.7, 0.0])
+
+
+def updated(processes, micro_tokens=10_000, shift=0.0, jitter=0.0, **options):
+    """One step's update of a fresh small policy on fixed rollouts -> its metrics and its weights afterwards."""
+    config = Config(micro_tokens=micro_tokens, lr=1e-2, **options)
+    batch, advantage = fixed_batch(shift, jitter)
+    advantage = advantage.to(processes.device)
     policy = run.shard(small_policy(), processes)
     reference = run.shard(small_policy().requires_grad_(False), processes)
     optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
@@ -259,6 +272,32 @@ def test_the_loss_is_a_mean_over_all_response_tokens(processes):
     assert metrics["loss"] == pytest.approx(-(3 * 2.0 - 1.0) / 4, abs=1e-4)
     assert metrics["entropy"] == pytest.approx(math.log(50), abs=1e-3)
     assert metrics["logprob_gap"] == pytest.approx(0, abs=1e-4) and metrics["clipped"] == 0
+
+
+@pytest.mark.parametrize("micro_tokens", [1, 10_000])
+def test_the_gradient_is_that_of_the_written_formula(micro_tokens, processes):
+    """One step of SGD at a rate of 1 against autograd of Eq 1 and 2, row by row: a mean over all response tokens of an
+    update, of responses of one to twelve tokens, some clipped, with the KL and the entropy."""
+    model, config = small_policy(), Config(beta=0.5, entropy_bonus=0.01)
+    metrics, weights = updated(processes, micro_tokens, beta=0.5, entropy_bonus=0.01, grad_clip=1e9, jitter=0.4)
+    batch, advantage = fixed_batch(jitter=0.4)
+    terms, clipped = [], 0
+    for (prompt, rollout), a in zip(batch, advantage.tolist()):
+        logits = model(torch.tensor([prompt + rollout.ids]))[0, len(prompt) - 1:-1]
+        every = logits.log_softmax(-1)
+        logp = every.gather(-1, torch.tensor(rollout.ids)[:, None]).squeeze(-1)
+        ratio = (logp - torch.tensor(rollout.logprobs)).exp()
+        surrogate = torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a)
+        log_ratio = logp.detach() - 0.1 - logp  # of the reference, the same model less 0.1
+        kl = log_ratio.exp() - log_ratio - 1
+        terms.append(-surrogate + config.beta * kl + config.entropy_bonus * (every.exp() * every).sum(-1))
+        clipped += int((ratio.clamp(0.8, 1.2) * a < ratio * a).sum())
+    loss = torch.cat(terms).mean()
+    loss.backward()
+    assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-5) and metrics["clipped"] * 32 == pytest.approx(clipped)
+    assert clipped > 3
+    for before, after in zip(model.parameters(), weights, strict=True):
+        assert torch.allclose(before - before.grad, after.cpu(), atol=1e-5)
 
 
 def test_clipped_tokens_are_counted(processes):
