@@ -38,8 +38,10 @@ class Rollout:
 
 
 def uniforms(seed, count):
-    """`count` float32 numbers in [0, 1), the whole randomness of one rollout. seed: an int or a tuple of ints."""
-    return np.random.default_rng(seed).random(count, dtype=np.float32)
+    """`count` float32 numbers in (0, 1), the whole randomness of one rollout: multiples of 2^-24, to which a token's
+    probability is thus rounded; none is 0, which would draw a token however improbable. seed: an int or a tuple of ints.
+    """
+    return np.random.default_rng(seed).random(count, dtype=np.float32).clip(2**-25)
 
 
 def truncate(logits, top_k=0, top_p=1.0):
@@ -53,7 +55,7 @@ def truncate(logits, top_k=0, top_p=1.0):
         logits = logits.masked_fill(logits < kth, -torch.inf)
     if top_p < 1:
         ordered, order = logits.sort(dim=-1, descending=True)
-        p = ordered.softmax(-1)
+        p = ordered.double().softmax(-1)  # sums of 151,936 float32 values are off by 2e-5
         beyond = p.cumsum(-1) - p >= top_p  # the mass before a token already reaches top_p
         beyond[:, 0] = False
         logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)

@@ -151,7 +151,11 @@ def policy_loss(logprob, old_logprob, advantage, clip):
 
 
 def kl_penalty(logprob, ref_logprob):
-    """Eq 2 of each token, [n] -> [n]: ref/pi - log(ref/pi) - 1, never negative; log-ratio clamped to +-10."""
+    """Eq 2 of each token, [n] -> [n]: ref/pi - log(ref/pi) - 1, never negative; log-ratio clamped to +-10.
+
+    Differentiated as it stands, as in veRL: on-policy its mean gradient is that of KL(ref || pi). (TRL multiplies it by
+    the ratio unless use_bias_correction_kl is off, which gives that of KL(pi || ref).)
+    """
     log_ratio = (ref_logprob - logprob).clamp(-10, 10)
     return log_ratio.expm1() - log_ratio
 

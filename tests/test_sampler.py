@@ -1,5 +1,7 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -151,6 +153,23 @@ def test_truncate_by_hand():
     assert truncate(logits, top_p=0.0).isfinite().tolist() == [[True, False, False, False]]
     assert truncate(logits).equal(logits)
     assert truncate(logits, top_k=9).equal(logits)
+
+
+def test_the_nucleus_of_a_real_vocabulary_is_exact():
+    """Against sums from the tail in float64; in float32 from the top 6% of these were missing."""
+    logits = 5 * torch.randn(3, 151936, generator=torch.Generator().manual_seed(0))
+    rising = logits.double().softmax(-1).sort(-1).values.cumsum(-1)
+    for top_p in (0.95, 0.9999):
+        assert truncate(logits, top_p=top_p).isfinite().sum(-1).tolist() == (rising > 1 - top_p).sum(-1).tolist()
+
+
+def test_no_number_is_zero(monkeypatch):
+    """At 0 the first token with any mass would be drawn, here one of e^-60."""
+    zeros = SimpleNamespace(random=lambda count, dtype: np.zeros(count, dtype))
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: zeros)
+    logits = torch.zeros(1, 100)
+    logits[0, 0] = -60
+    assert draw(logits, torch.from_numpy(uniforms(0, 1)))[0].tolist() == [1]
 
 
 def test_truncation_keeps_the_tempered_logprob():
