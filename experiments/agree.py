@@ -4,7 +4,7 @@
     python experiments/agree.py > experiments/agree.txt
 
 Random small Qwen2 and Qwen3 models, groups of four responses to three prompts. All three compute in float64 here, so
-that what differs is the algorithm and not the rounding; where their code rounds to float32 on its way, it is told not to.
+that what differs is the algorithm and not the rounding; where code rounds to float32 on its way, it is told not to.
 TRL's own compute_loss (loss_type bnpo: a mean over the tokens of the batch; without its bias correction of the KL, see
 kl_penalty) stands against the gradients that train_crpo.update hands to the optimizer.
 """
