@@ -508,8 +508,8 @@ def catch_signals():
 
 def fail(error, memory=""):
     """End with one line on what is wrong, and what to do, instead of a traceback; a RuntimeError that is neither out of
-    memory nor the loss of another process is raised again, as is a ValueError that no line `raise` made: a bug, in a
-    verifier say. memory: the flags that lower its use."""
+    memory nor the loss of another process is raised again, as is a ValueError that no line `raise` of this
+    project made: a bug, in a verifier say. memory: the flags that lower its use."""
     rank, text = os.environ.get("RANK", "0"), " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError):
         sys.exit(f"\nerror: process {rank}: {text}\nwhat lowers it: {memory}")
@@ -518,8 +518,9 @@ def fail(error, memory=""):
             raise error
         sys.exit(f"\nerror: process {rank}: another process of this run is gone or stands still; torchrun's summary "
                  f"names it, and the same command goes on from the last state ({text[:150]})")
-    made_by = traceback.extract_tb(error.__traceback__)[-1].line or ""
-    if isinstance(error, ValueError) and not made_by.startswith("raise"):
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    meant = Path(last.filename).parent == Path(__file__).parent and (last.line or "").startswith("raise")
+    if isinstance(error, ValueError) and not meant:
         raise error
     sys.exit(f"error: {error}")
 
