@@ -74,7 +74,10 @@ def hostile_run(path):
                metric(2, reward="high", kl=None)]
     evals = {EVIL.replace("/", "_"): {EVIL: EVIL, "accuracy": 0.5, "accuracy_interval": [0.4, 0.6], "majority": 1,
                                       "majority_interval": [EVIL]}, "b": [1]}
-    return write_run(path, metrics, samples, {"objective": EVIL, "target_kl": EVIL, "steps": EVIL}, evals)
+    write_run(path, metrics, samples, {"objective": EVIL, "target_kl": EVIL, "steps": EVIL}, evals)
+    (path / "held_out_before.json").write_text(json.dumps({"accuracy": EVIL}))
+    (path / "held_out_after.json").write_text('{"accuracy": NaN')
+    return path
 
 
 def test_no_text_of_a_run_becomes_markup(tmp_path):
