@@ -66,7 +66,7 @@ def load_rows(directory, name):
         if len(rows) != table["questions"] or any(row.get("settings") != table.get("settings") for row in rows):
             raise ValueError(f"{path}: unfinished, or not of the same evaluation as {name}.json; {again}")
         return [(row["question"], row["key"], row["answer"], row["responses"]) for row in rows], table
-    except (json.JSONDecodeError, KeyError, TypeError, FileNotFoundError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, FileNotFoundError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); {again}") from None
 
 

@@ -15,7 +15,6 @@ Written to DIR/eval/: NAME.responses.jsonl (every response with its scores, as t
 NAME.json.1.
 """
 
-import json
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ import measures
 import metrics
 import rewards
 import run
-from checkpoint import load_model, write_json
+from checkpoint import load_model, read_json, write_json
 from data import Tokenizer, encode_prompts, load_questions
 from judge import count_measures, open_judge
 from run import dtype_option, option
@@ -198,16 +197,17 @@ def main(config):
     results.mkdir(exist_ok=True)  # what cannot be written should fail before hours of sampling
     tokenizer = Tokenizer(config.directory, policy.config.vocab_size)
     made_by = directory / "run.json"
-    trained = json.loads(made_by.read_text(encoding="utf-8")) if made_by.exists() else {}
+    trained = read_json(made_by) if made_by.exists() else {}
     most = trained.get("max_new_tokens") or min(4096, policy.config.max_position_embeddings // 2)
     config = replace(config, objective=config.objective or trained.get("objective", "crpo"),
                      max_new_tokens=config.max_new_tokens or most,
                      max_rows=config.max_rows or trained.get("max_rows") or 64)
-    own = trained.get("weights", []) if config.objective == trained.get("objective") else []
-    try:
-        weights = rewards.weights_of(config.objective, own)  # of the reward, as the run's were
-    except ValueError as error:
-        raise ValueError(f"{made_by}: the run had another rewards.py: {error}") from None
+    own = trained if config.objective == trained.get("objective") else {}
+    weights = (own.get("began_with", {}).get("rewards")
+               or rewards.weights_of(config.objective, own.get("weights", ())))
+    if gone := weights.keys() - rewards.OBJECTIVES.keys():
+        raise ValueError(f"{made_by}: trained for {', '.join(sorted(gone))}, which rewards.py does not have; --objective "
+                         "crpo, say, leaves that out")
     policy = policy.to(processes.device, processes.dtype).eval()
     asked = ("objective", "temperature", "votes", "top_p", "top_k", "max_new_tokens", "seed")
     settings = {**{name: getattr(config, name) for name in asked}, "dtype": str(processes.dtype),
@@ -225,7 +225,7 @@ def main(config):
             require_own(path, table["settings"])
             earlier = results / f"{name}.json"
             if "judge_cecd" in table and earlier.exists():  # whose counts the stored responses hold
-                found = json.loads(earlier.read_text(encoding="utf-8"))
+                found = read_json(earlier)
                 tables[name] |= {key: found[key] for key in found if key.startswith("judge") and key not in table}
             write_json(earlier, tables[name])
     del policy

@@ -18,7 +18,8 @@ COLUMNS = frozenset("""advantage agreement answer answered asked audit_citations
 def check_names():
     """ValueError for a verifier that bears the name of a column."""
     if taken := COLUMNS & rewards.OBJECTIVES.keys():
-        raise ValueError(f"verifiers need other names than {', '.join(taken)}, which are columns of logs and tables")
+        raise ValueError(f"verifiers need other names than {', '.join(sorted(taken))}, which are columns of logs and "
+                         "tables")
 
 
 def group_metrics(reward, tied, parts, total, rollouts, answered, processes):
@@ -88,13 +89,16 @@ def report_troubles(row, before, kl_limit, processes):
 
 
 def report_accuracy(result, when, directory, processes):
-    """Print a held-out result of eval.evaluate and write it to held_out_WHEN.json. when: "before" or "after" training."""
-    if processes.main:
-        write_json(directory / f"held_out_{when}.json", result)
+    """Print a held-out result of eval.evaluate and write it to held_out_WHEN.json. when: "before" or "after"."""
     low, high = result["accuracy_interval"]
     processes.say(f"held-out accuracy {when}: {result['accuracy']:.3f} [{low:.3f}, {high:.3f}] "
                   f"on {result['questions']} questions; reward {result['reward']:.2f}, "
                   f"clinical {result['clinical']:.2f}, mean length {result['length']:.0f} tokens")
+    try:
+        if processes.main:
+            write_json(directory / f"held_out_{when}.json", result)
+    except OSError as error:
+        processes.say(f"warning: not written: {error}")
 
 
 def show_example(before, after, processes):

@@ -338,7 +338,7 @@ function headline() {
         run.finished ? "finished" : "still going, or stopped"),
       tile("reward", change("reward")), tile("accuracy in training", change("accuracy")),
       tile("held-out accuracy", run.held_out.map(result => shown(result.accuracy)).join(" → ") || "–",
-        "before and after"),
+        ["", "before", "before and after"][run.held_out.length]),
       tile("KL to the start model", change("kl"), (target ? `target ${target}` : "no target")
         + (refused ? `; steps with rewards refused: ${refused}` : "")),
       tile("tokens a rollout", change("length"), `at the end ${percent(end("cut"))} cut`),

@@ -772,6 +772,8 @@ def score(response, question):
 
 def weights_of(objective, changes=()):
     """{objective: weight}: WEIGHTS[objective], the NAME=VALUEs of --weights in their place. ValueError for others."""
+    if objective not in WEIGHTS:
+        raise ValueError(f"rewards.WEIGHTS has no objective {objective}")
     weights = dict(WEIGHTS[objective])
     for change in changes:
         name, _, value = change.partition("=")

@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_st
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-from checkpoint import load_model, save_model, write_json
+from checkpoint import load_model, read_json, save_model, write_json
 from data import Tokenizer
 from model import PRESETS, Decoder, init_model
 from stream import digest_of, fingerprint, free_number
@@ -151,7 +151,10 @@ def start(shard_within=0, dtype=""):
             raise ValueError(f"process {local + 1} of this machine has no GPU, it has {gpus}; lower --nproc_per_node")
         torch.cuda.set_device(local)
     if "RANK" in os.environ:
-        store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
+        try:
+            store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
+        except ValueError as error:  # RANK stands alone
+            raise ValueError(f"{error}; start several processes by torchrun") from None
         if os.environ.get("GROUP_WORLD_SIZE") == "1":
             # torchrun keeps its store through --max-restarts, with the addresses of the processes before in it.
             # (On several machines each torchrun counts for itself; TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 helps there.)
@@ -275,17 +278,17 @@ class RunDirectory:
     are drawn from generators made anew from (seed, step or epoch, prompt, rollout); neither dropout nor AdamW draws.
     """
 
-    def __init__(self, path, config, processes, tokenizer_files, data, free=()):
+    def __init__(self, path, config, processes, tokenizer_files, data, free=(), rewards=None):
         """data: what is trained on, a list of plain values; free: names of fields that may change when the run goes on,
-        besides FREE."""
+        besides FREE; rewards: {objective: weight}."""
         self.free = FREE.union(free)
         self.path, self.processes, self.tokenizer_files = Path(path), processes, tokenizer_files
         self.save_every, self.nonfinite, self.lock = config.save_every, 0, None
-        self.continued = processes.on_main(self._open, asdict(config), data)  # a folder of state/, or False
+        self.continued = processes.on_main(self._open, asdict(config), data, rewards)  # a folder of state/, or False
 
-    def _open(self, config, data):
+    def _open(self, config, data, rewards):
         weights = fingerprint(config["model"]) if Path(config["model"]).is_dir() else ""
-        latest, began_with = False, {"weights": weights, "data": digest_of([*map(digest_of, data)])}
+        latest, began_with = False, {"weights": weights, "data": digest_of([*map(digest_of, data)]), "rewards": rewards}
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             if not any(self.path.glob("run.json*")):  # also of a run killed while it wrote this one first file
                 raise ValueError(f"--out {self.path}: exists and is not an earlier run; give a new directory")
@@ -303,7 +306,7 @@ class RunDirectory:
                 earlier = self.path.rename(f"{self.path}.{free_number(self.path)}")
                 print(f"the earlier run in {self.path} is now {earlier}", flush=True)
             else:
-                old = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+                old = read_json(self.path / "run.json")
                 changed = [k for k, v in old.pop("began_with", {}).items() if v != began_with[k]]
                 differ = [f"{k}: {old.get(k)} there, {config.get(k)} here" for k in sorted({*old, *config} - self.free)
                           if old.get(k) != config.get(k)]

@@ -39,8 +39,8 @@ class Rollout:
 
 def uniforms(seed, count):
     """`count` float32 numbers in (0, 1), the whole randomness of one rollout: multiples of 2^-24, to which a token's
-    probability is thus rounded; none is 0, which would draw a token however improbable. seed: an int or a tuple of ints.
-    """
+    probability is thus rounded, and 2^-25 for 0, which would draw a token however improbable. seed: an int, or a tuple
+    of ints."""
     return np.random.default_rng(seed).random(count, dtype=np.float32).clip(2**-25)
 
 

@@ -260,7 +260,6 @@ def main(config):
     # 0. Data, models, optimizer
     metrics.check_names()
     weights = rewards.weights_of(config.objective, config.weights)
-    config = replace(config, weights=[f"{name}={value}" for name, value in weights.items()])  # so run.json has them all
     processes = run.start(config.shard_within, config.dtype)
     for name, parts in (("processes", processes.world), ("minibatches", config.minibatches)):
         if config.prompts % parts:
@@ -283,7 +282,8 @@ def main(config):
     steps = config.steps or math.ceil(config.epochs * len(train) / config.prompts) or 80
     config = replace(config, steps=steps)
     data = [(prompt, q.answer) for prompt, q in zip(prompts, train)]
-    directory = run.RunDirectory(config.out, config, processes, tokenizer_files, data, free=("steps", "epochs"))
+    directory = run.RunDirectory(config.out, config, processes, tokenizer_files, data, free=("steps", "epochs"),
+                                 rewards=weights)
     policy.checkpoint_layers = config.checkpoint_layers
     policy = run.shard(policy, processes)
     reference = run.sharded_copy(policy, processes) if config.beta or config.target_kl else None

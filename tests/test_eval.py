@@ -250,6 +250,21 @@ def test_eval_of_the_clinic(model, tmp_path, monkeypatch):
     (model / "run.json").write_text(json.dumps({"objective": "crpo", "weights": ["accuracy=0", "consistency=3"]}))
     evaluation.main(run.parse_config(evaluation.Config, ""))  # the reward is by the run's weights
     own = json.loads((model / "eval" / "clinic.json").read_text())
+    run_json = {"objective": "crpo", "began_with": {"rewards": {"consistency": 2.0}}}  # whatever WEIGHTS says by now
+    (model / "run.json").write_text(json.dumps(run_json))
+    evaluation.main(run.parse_config(evaluation.Config, ""))
+    newer = json.loads((model / "eval" / "clinic.json").read_text())
+    assert newer["reward"] == pytest.approx(2 * own["consistency"]) and newer["reward_weights"] == {"consistency": 2.0}
+    for run_json in ({"objective": "crpo", "began_with": {"rewards": {"zeal": 1.0}}}, {"objective": "zeal"}):
+        (model / "run.json").write_text(json.dumps(run_json))
+        with pytest.raises(ValueError, match="zeal"):
+            evaluation.main(run.parse_config(evaluation.Config, ""))
+        run.stop()
+    (model / "run.json").write_text('{"a": ')
+    with pytest.raises(ValueError, match="run.json: not valid JSON"):
+        evaluation.main(run.parse_config(evaluation.Config, ""))
+    run.stop()
+    (model / "run.json").write_text(json.dumps({"objective": "crpo", "weights": ["accuracy=0", "consistency=3"]}))
     (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 17]}))
     evaluation.main(run.parse_config(evaluation.Config, ""))  # what ends an answer has changed: all is asked again
     assert json.loads((model / "eval" / "clinic.json").read_text())["eos_ids"] == [2, 17] != own["eos_ids"]
