@@ -204,10 +204,10 @@ def main(config):
                      max_rows=config.max_rows or trained.get("max_rows") or 64)
     own = trained if config.objective == trained.get("objective") else {}
     weights = (own.get("began_with", {}).get("rewards")
-               or rewards.weights_of(config.objective, own.get("weights", ())))
+               or rewards.weights_of(config.objective, own.get("weights", ())))  # older runs hold the flags only
     if gone := weights.keys() - rewards.OBJECTIVES.keys():
-        raise ValueError(f"{made_by}: trained for {', '.join(sorted(gone))}, which rewards.py does not have; --objective "
-                         "crpo, say, leaves that out")
+        raise ValueError(f"{made_by}: trained for {', '.join(sorted(gone))}, which rewards.py does not have; "
+                         "--objective crpo, say, leaves that out")
     policy = policy.to(processes.device, processes.dtype).eval()
     asked = ("objective", "temperature", "votes", "top_p", "top_k", "max_new_tokens", "seed")
     settings = {**{name: getattr(config, name) for name in asked}, "dtype": str(processes.dtype),

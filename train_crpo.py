@@ -268,12 +268,9 @@ def main(config):
         processes.say("warning: top-p / top-k cut what is sampled but not what is trained, which biases the ratio")
     policy, tokenizer_files = run.resolve_model(config.model, config.tokenizer, config.seed)
     tokenizer = Tokenizer(config.tokenizer or config.model, policy.config.vocab_size)
-    train, held_out = load_data(config)
+    train, held_out = load_data(config, processes)
     limit = min(config.max_prompt_tokens, policy.config.max_position_embeddings - config.max_new_tokens)
     prompts = encode_prompts(tokenizer, train, config.objective, limit)
-    asked = {(q.stem, *q.options.values()) for q in train}
-    if known := sum((q.stem, *q.options.values()) in asked for q in held_out):
-        processes.say(f"warning: {known} of {len(held_out)} held-out questions are trained on")
     train = [q for q, p in zip(train, prompts) if p]
     prompts = [p for p in prompts if p]
     if not train:
@@ -292,7 +289,8 @@ def main(config):
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / max(config.warmup, 1)))
     weight = torch.tensor([weights.get(name, 0.0) for name in rewards.OBJECTIVES], dtype=torch.float64)  # [M]
     scale = torch.tensor(list(rewards.OBJECTIVES.values()), dtype=torch.float64)  # [M]
-    first, beta, refused, rules = 0, config.beta, False, digest_of(Path(rewards.__file__).read_text(encoding="utf-8"))
+    first, beta, refused = 0, config.beta, False
+    rules = digest_of(Path(rewards.__file__).read_text(encoding="utf-8"))
     if directory.continued:
         values = directory.load_state(policy, optimizer, schedule)
         first, beta, refused = values["step"], values["beta"], values["refused"]
@@ -351,7 +349,7 @@ def main(config):
         updates, bad, flat = [], set(), advantage.flatten().to(processes.device)
         rate = optimizer.param_groups[0]["lr"]
         for part in range(config.minibatches):
-            # to leave out other groups, set their `parts` to 0 above: the metrics count by those
+            # to leave out other groups, set their advantage and parts to 0 above: the metrics count by these
             groups = [j for j, i in enumerate(mine) if i * config.minibatches // config.prompts == part
                       and (refused or advantage[j].any())]
             rows = [n for j in groups for n in range(j * config.group, (j + 1) * config.group)]
@@ -391,14 +389,18 @@ def main(config):
     run.stop()
 
 
-def load_data(config):
-    """(training questions, held-out questions) as --data and --eval-data ask."""
+def load_data(config, processes):
+    """(training questions, held-out questions) as --data and --eval-data ask; says how many are both."""
     def load(paths):
         return [q for path in paths for q in load_questions(path, config.skip_bad_rows, config.mcqa_zero_based)]
 
     train = load(config.data) or clinic.make_questions(5000, seed=config.seed, split="train")
     tests = [] if config.data else clinic.make_questions(config.eval_questions, seed=0, split="test")
-    return train, (load(config.eval_data) or tests)[:config.eval_questions]
+    held_out = (load(config.eval_data) or tests)[:config.eval_questions]
+    asked = {(q.stem, *q.options.values()) for q in train}
+    if known := sum((q.stem, *q.options.values()) in asked for q in held_out):
+        processes.say(f"warning: {known} of {len(held_out)} held-out questions are trained on")
+    return train, held_out
 
 
 @torch.no_grad()

@@ -120,6 +120,14 @@ def test_skip_bad_rows_counts_and_lists(tmp_path, capsys):
         load_questions(write(tmp_path / "bad.jsonl", "{"), skip_bad_rows=True)
 
 
+def test_of_several_processes_one_says_what_was_skipped(tmp_path, capsys, monkeypatch):
+    path = write(tmp_path / "x.jsonl", OWN, "{")
+    for rank, lines in (("0", 2), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        load_questions(path, skip_bad_rows=True)
+        assert len(capsys.readouterr().err.splitlines()) == lines
+
+
 def test_a_file_of_the_other_base_is_never_read_by_skipping(tmp_path, capsys):
     """Skipping only the rows that show it would leave wrong keys in all the others."""
     zero = write(tmp_path / "zero.jsonl", *({**MEDMCQA, "id": str(cop), "cop": cop} for cop in (1, 0, 3)))

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import clinic
+import eval as evaluation
 import metrics
 import rewards
 import run
@@ -240,13 +241,13 @@ def test_epochs_are_passes_over_the_data_and_held_out_questions_are_new(tmp_path
 
 def test_a_bug_in_a_verifier_shows_where_it_is(tmp_path, monkeypatch):
     def clinical(response, question):
-        return response.index("no such text")
+        return json.loads(response)  # whose error a line `raise` makes, but none of this project
 
     monkeypatch.setattr(rewards, "VERIFIERS", {clinical if name.__name__ == "clinical" else name: most
                                                for name, most in rewards.VERIFIERS.items()})
     printed = command("train_crpo.py", "--out", tmp_path / "x", "--steps", 1, "--prompts", 2, "--group", 2,
                       "--max-new-tokens", 4, "--eval-questions", 0, ok=False)
-    assert "Traceback" in printed and "in clinical" in printed and "substring not found" in printed
+    assert "Traceback" in printed and "in clinical" in printed and "JSONDecodeError" in printed
 
 
 def test_an_error_is_one_line_and_a_non_zero_exit(tmp_path):
@@ -286,6 +287,13 @@ def test_numbers_out_of_range_are_named(flags, words):
     given = "--entropy-bonus -1 --weights accuracy=1 --weights coverage=2".split()
     config = run.parse_config(train_crpo.Config, "", train_crpo.PRESETS, given)
     assert config.entropy_bonus == -1 and config.weights == ["accuracy=1", "coverage=2"]
+
+
+def test_a_verifier_with_a_columns_name_is_refused_at_the_start(monkeypatch):
+    monkeypatch.setitem(rewards.OBJECTIVES, "length", 1.0)
+    for main, config in ((train_crpo.main, train_crpo.Config()), (evaluation.main, evaluation.Config("ckpt"))):
+        with pytest.raises(ValueError, match="other names than length"):
+            main(config)
 
 
 def test_help_shows_the_values_of_the_preset(capsys):

@@ -69,6 +69,9 @@ def test_the_table_by_hand():
     rows = [row for _, row in (answered(*"AABB"), answered(*"AB--"), answered(*"BBC-"), answered())]
     table = evaluation.aggregate(rows, rewards.WEIGHTS["crpo"])
     assert (table["questions"], table["too_long"], table["right"]) == (4, 1, 0.75)
+    for row in rows:  # whatever a verifier of that name pays
+        row["responses"] = [{**r, "accuracy": r["accuracy"] / 2} for r in row["responses"]]
+    assert evaluation.aggregate(rows, rewards.WEIGHTS["crpo"])["accuracy"] == table["accuracy"]
     assert table["accuracy"] == 0.75 / 4 and table["majority"] == 2 / 4  # AABB and AB--: the first drawn of a draw
     assert table["pass@1"] == table["accuracy"] and table["pass@4"] == 2 / 4
     assert table["pass@2"] == pytest.approx((5 / 6 + 3 / 6) / 4)

@@ -250,15 +250,17 @@ def test_seven_runs_have_seven_kinds_of_line_and_no_object_is_a_number(tmp_path)
     runs = [write_run(tmp_path / str(i), [metric(s) for s in (1, 2)],
                       evals={"exam": {"questions": 9, "breakdown": {"system": {}}, "judge": {"unparsable": {}}}})
             for i in range(7)]
+    for when, accuracy in (("before", 0.465), ("after", 0.975)):
+        (runs[0] / f"held_out_{when}.json").write_text(json.dumps({"accuracy": accuracy}))
     runs.append(write_run(tmp_path / "cold", [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]))
     make(*runs)
     said = in_browser(runs[0] / "report.html", """
         const lines = [...document.querySelectorAll("#curves figure:first-child .chart path[stroke-width='2']")];
-        return { kinds: new Set(lines.map(p => p.getAttribute("stroke") + p.getAttribute("stroke-dasharray"))).size,
+        return { headline: document.querySelector(".panel").textContent, kinds: new Set(lines.map(p => p.getAttribute("stroke") + p.getAttribute("stroke-dasharray"))).size,
           text: document.querySelector("#evaluation").textContent,
           titles: [...document.querySelectorAll("#curves figcaption b")].map(node => node.textContent) };
         """, tmp_path)
-    assert "loss of a cold start" in said["titles"]
+    assert "loss of a cold start" in said["titles"] and "0.465 → 0.975before and after" in said["headline"]
     assert said["kinds"] == 7 and "object" not in said["text"] and "breakdown" not in said["text"]
     assert "questions" in said["text"]
 

@@ -11,7 +11,6 @@ import pytest
 
 import clinic
 import measures
-import metrics
 import rewards
 
 Q = SimpleNamespace(
@@ -452,12 +451,6 @@ def test_scores_are_by_name_and_a_verifier_that_gives_no_number_is_refused(monke
         monkeypatch.setattr(rewards, "VERIFIERS", {rewards.accuracy: 1.0, added: 1.0})
         with pytest.raises(ValueError, match=re.escape(f"in VERIFIERS, not {{'added': {value!r}}}")):
             rewards.score(GOOD, Q)
-
-
-def test_a_verifier_may_not_bear_the_name_of_a_column(monkeypatch):
-    monkeypatch.setitem(rewards.OBJECTIVES, "length", 1.0)
-    with pytest.raises(ValueError, match="other names than length"):
-        metrics.check_names()
 
 
 def test_tex_and_lists_are_read_as_prose():

@@ -195,8 +195,8 @@ def test_micro_batches_hold_their_limit():
     assert micro_batches(batch, 13) == [[1, 0, 2], [3]] and micro_batches(batch, 1) == [[1], [0], [2], [3]]
 
 
-def test_the_held_out_clinic_is_of_the_test_split():
-    train, held_out = load_data(Config(eval_questions=3))
+def test_the_held_out_clinic_is_of_the_test_split(processes):
+    train, held_out = load_data(Config(eval_questions=3), processes)
     assert held_out == clinic.make_questions(3, seed=0, split="test") and len(train) == 5000
     assert all(q.id.startswith("clinic-train-") for q in train)
 
@@ -352,6 +352,18 @@ def test_the_gradient_is_clipped(processes):
     metrics, weights = updated(processes, grad_clip=0.01)
     moved = sum((a.detach().cpu() - b.detach()).square().sum() for a, b in zip(weights, small_policy().parameters()))
     assert metrics["grad_norm"] > 0.02 and math.sqrt(moved) == pytest.approx(0.01, rel=1e-2)  # SGD at a rate of 1
+
+
+def test_a_full_disk_costs_the_held_out_table_only(tmp_path, monkeypatch):
+    said = []
+    processes = SimpleNamespace(main=True, say=said.append)
+    result = {"accuracy": 0.5, "accuracy_interval": (0.1, 0.9), "questions": 2, "reward": 1.0, "clinical": 1.0,
+              "length": 3.0}
+    metrics.report_accuracy(result, "before", tmp_path, processes)
+    assert (tmp_path / "held_out_before.json").exists() and len(said) == 1
+    monkeypatch.setattr(metrics, "write_json", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+    metrics.report_accuracy(result, "after", tmp_path, processes)
+    assert "accuracy after: 0.500" in said[1] and "no space left" in said[2]
 
 
 def test_group_metrics_by_hand(processes):
