@@ -140,7 +140,7 @@ def evaluate(model, tokenizer, questions, config, processes, path=None, settings
     continued, where made with the same settings (stream.py). weights: of the reward, in place of the objective's.
     ValueError if no prompt fits into the context beside max_new_tokens.
     """
-    limit = model.config.max_position_embeddings - config.max_new_tokens
+    limit = max(0, model.config.max_position_embeddings - config.max_new_tokens)
     prompts = encode_prompts(tokenizer, questions, config.objective, limit)
     if not any(prompts):
         raise ValueError(f"none of the {len(prompts)} prompts fits into {limit} tokens; lower --max-new-tokens")

@@ -269,7 +269,7 @@ def main(config):
     policy, tokenizer_files = run.resolve_model(config.model, config.tokenizer, config.seed)
     tokenizer = Tokenizer(config.tokenizer or config.model, policy.config.vocab_size)
     train, held_out = load_data(config, processes)
-    limit = min(config.max_prompt_tokens, policy.config.max_position_embeddings - config.max_new_tokens)
+    limit = max(0, min(config.max_prompt_tokens, policy.config.max_position_embeddings - config.max_new_tokens))
     prompts = encode_prompts(tokenizer, train, config.objective, limit)
     train = [q for q, p in zip(train, prompts) if p]
     prompts = [p for p in prompts if p]

@@ -260,7 +260,7 @@ def test_an_error_is_one_line_and_a_non_zero_exit(tmp_path):
     (dict(data=["nowhere.jsonl"]), "nowhere.jsonl"), (dict(prompts=5, minibatches=2), "multiple"),
     (dict(tokenizer="nowhere"), "tokenizer.json"),
     (dict(model="Qwen2.5-3B", tokenizer=""), "--tokenizer"), (dict(max_prompt_tokens=20), "--max-prompt-tokens"),
-    (dict(max_new_tokens=2000), "--max-new-tokens leaves"),
+    (dict(max_new_tokens=2000), "into 0 tokens, .* --max-new-tokens leaves"),
     (dict(shard_within=2), "--shard-within 2 does not divide"),
 ])
 def test_bad_options_are_named(options, words, tmp_path):

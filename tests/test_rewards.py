@@ -45,6 +45,7 @@ def grpo(thought=S1, end=r"\boxed{A}"):
 
 GOOD = crpo()
 BOX = r"\boxed{A}"
+INSIDE = "the picture here is best explained by inflammation of the pericardial sac"
 
 
 def answered(text):
@@ -216,6 +217,15 @@ FORMS = [  # response, clinical, thinking
     ("a conclusion that copies one sentence", crpo(end=f"{S1} {BOX}"), 1, 0),
     ("a copy in upper case", crpo(end=f"{S1.upper()} {BOX}"), 1, 0),
     ("a copy with another order of sentences", crpo(end=f"{'. '.join(reversed(S2.split('. ')))} {BOX}"), 1, 0),
+    (
+        "a copy of the inside of a sentence",
+        crpo(
+            second=f"Given all that, {INSIDE} itself.",
+            end=f"So {INSIDE}. sharp chest pain and pericardial friction rub. {BOX}",
+        ),
+        1,
+        0,
+    ),
     ("an empty System 1", crpo(first=""), 0, 0),
     ("an empty System 2", crpo(second=""), 0, 0),
     ("System 1 of dots", crpo(first="... ... ... !!!"), 0, 0),
@@ -321,6 +331,9 @@ CONSISTENCY = [  # response, effective tokens / tokens
     ("the rub is here. so chest pain fits now. " * 4, 18 / 36),
     ("one two three four five six seven eight nine. " * 4, 18 / 36),
     ("1 2 3 4 5 6", 1),
+    ("– pain–free —so ‘sharp’ “severe” pain… •pain 5·10 mg† §2 ‡5 £5 or €6", 13 / 14),  # a mark alone is nothing
+    ("the rub is here. he walks. the rub is here. so it fits. the rub is here. he sat down.", 16 / 20),
+    ("the rub is. he walks. the rub is. so it fits. the rub is. he sat down.", 1),  # three tokens are no loop
     ("Z̷̢a̴l̵g̶o̷ pain", 1 / 2),
 ]
 
@@ -351,6 +364,7 @@ CITED = [
     (f"{CHEST} supports.", []),
     (f"{CHEST} supports {RUB}.", []),
     (f"{CHEST} supports it.", []),
+    (f"{CHEST}, though brief, supports acute pericarditis.", [CHEST]),
     ("This supports acute pericarditis.", []),
     ("troponin of 80 ng/L supports acute pericarditis.", []),
     ("elevated troponin supports acute pericarditis.", []),
@@ -709,6 +723,8 @@ def test_score_and_total():
     ("troponin of 95 ng/L supports acute pericarditis.", 0),
     (S1 + " It is likely, because it inflames the outer layer of the heart, so nerves fire.", 2 / 3),  # no finding
     (S1 + " He has a rash. This suggests lupus.", 2 / 3 * 2 / 3),
+    *((S1 + f" A troponin of 500 ng/L {word} support it.", 2 / 3 * 2 / 3) for word in ("can", "could", "may", "might")),
+    (S1 + " A troponin of 500 ng/L would typically support it.", 2 / 3),  # what is said in general is not charged
     (S1 + " No doubt, hemoptysis, tophi, or purple toes support acute pericarditis.", 2 / 5 * 2 / 3),
 ])
 def test_grounding(response, share):
@@ -726,6 +742,7 @@ def test_a_case_of_fewer_findings_is_whole_by_them():
     ("B), C), D) and E) are unlikely because they do not fit the picture.", 0),
     ("".join(f"{x}) is unlikely because hemoptysis is absent. " for x in "BCDE"), 1 / 4),  # one stock reason
     ("".join(f"{x}) is unlikely because sharp chest pain is absent. " for x in "BCDE"), 0),  # it is not absent
+    ("B) aortic dissection is less likely with sharp chest pain.", 0),  # no word of reason
     ("A) is unlikely because hemoptysis is absent.", 0),  # the key
     (r"It is unlikely because hemoptysis is absent. <conclusion>\boxed{A}</conclusion>", 0),  # no option at all
     (S2 + " A) is unlikely because hemoptysis is absent.", 1 / 4),
