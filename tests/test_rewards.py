@@ -393,6 +393,16 @@ CITED = [
     (r"A troponin of $90 \, \text{ng/L}$ suggests pericarditis.", [TROPONIN]),
     (f"He has {RUB} and {ACNE}. This combination suggests pericarditis.", [RUB, ACNE]),
     (f"He has {RUB}. These are my thoughts.", []),
+    (f"He has {RUB}, although {ACNE}. This suggests pericarditis.", [RUB]),
+    (f"He has {RUB}, and typically {ACNE}. This suggests pericarditis.", [RUB]),
+    (f"{CHEST} is not seen, which argues against pericarditis.", []),
+    (f"He does not have {ACNE}, which suggests pericarditis.", []),
+    (f"{CHEST} missing pulses suggest pericarditis.", [CHEST]),  # what is missing comes after it
+    (f"Given the {RUB} because {ACNE}, pericarditis is likely.", [RUB]),
+    (f"Given the {RUB} in a man with {ACNE}, pericarditis is likely.", [RUB]),
+    *((f"{RUB} {word} {CHEST} suggests pericarditis.", [CHEST]) for word in (  # another clause begins there
+        "because since as given but although while whereas however that which so therefore thus hence unlikely likely : "
+        "due").split()),
     (f"A 63-year-old man with {RUB} suggests it.", []),
 ]
 
@@ -468,6 +478,8 @@ def test_scores_are_by_name_and_a_verifier_that_gives_no_number_is_refused(monke
 
 
 def test_tex_and_lists_are_read_as_prose():
+    assert rewards.normal("−1,200.0") == "-1200" and rewards.normal("+5") == "5"
+    assert rewards.root("lethargic") == rewards.root("lethargy") and rewards.root("oral") == "oral"
     assert rewards.sentences(r"\emph{Fever} and \underline{chills}") == [["fever", "and"], ["chill"]]
     assert rewards.sentences(r"It is \boxed{Acute appendicitis}.")[-1] == ["acute", "appendicitis"]
     assert rewards.sentences("No, fever or chills fit.") == [["no", ",", "fever", "or", "chill", "fit"]]
@@ -516,6 +528,7 @@ UNSUPPORTED = [
     ("The McBurney point tenderness is absent.", 0),
     ("Pericarditis is likely because of hemoptysis and a rash.", 2),
     ("Pericarditis is supported by hemoptysis.", 1),
+    ("Hemoptysis is common, which supports it.", 0),  # said to be something, not to be there
     ("The patient has a rash, which suggests pericarditis.", 1),
     ("hemoptysis polyuria epistaxis tophi miosis support it.", 2),
     ("Additionally, the presence of significant sharp chest pain suggests it.", 0),  # words that claim nothing
@@ -575,7 +588,8 @@ def test_a_colon_before_a_value_ends_no_claim():
         "He denies trauma, fever, and recent rash, which supports anemia.", "Fever being absent suggests anemia.",
         "Fever and rash are absent, supporting anemia.", "Rather than fever, a cough suggests anemia.",
         "Unlike lymphoma, which presents with fever, this fits anemia.", "Fever has been denied, supporting anemia.",
-        "Parents' denial of fever supports anemia.", "Cough, not fever, suggests anemia.")),
+        "Parents' denial of fever supports anemia.", "Cough, not fever, suggests anemia.",
+        "Fever was not seen, which supports anemia.")),
 ])
 def test_what_the_stem_denies_is_made_up(response, wrong):
     q = SimpleNamespace(stem="A boy coughs. His parents deny any history of fever. He has no rash, and no wheezing, "
@@ -725,6 +739,8 @@ def test_score_and_total():
     (S1 + " He has a rash. This suggests lupus.", 2 / 3 * 2 / 3),
     *((S1 + f" A troponin of 500 ng/L {word} support it.", 2 / 3 * 2 / 3) for word in ("can", "could", "may", "might")),
     (S1 + " A troponin of 500 ng/L would typically support it.", 2 / 3),  # what is said in general is not charged
+    *((S1 + f" Hemoptysis {absent}, which supports acute pericarditis.", 2 / 3) for absent in (
+        "is absent", "was not seen", "is not abnormal")),
     (S1 + " No doubt, hemoptysis, tophi, or purple toes support acute pericarditis.", 2 / 5 * 2 / 3),
 ])
 def test_grounding(response, share):
@@ -743,6 +759,10 @@ def test_a_case_of_fewer_findings_is_whole_by_them():
     ("".join(f"{x}) is unlikely because hemoptysis is absent. " for x in "BCDE"), 1 / 4),  # one stock reason
     ("".join(f"{x}) is unlikely because sharp chest pain is absent. " for x in "BCDE"), 0),  # it is not absent
     ("B) aortic dissection is less likely with sharp chest pain.", 0),  # no word of reason
+    ("B) is unlikely because it would usually be expected.", 0),  # true of any case
+    ("B) is unlikely because tearing back pain is missing.", 1 / 4),
+    ("B) is unlikely because tearing back pain was not seen.", 1 / 4),
+    ("D) pulmonary embolism\nUnlikely are the other options, because of sharp chest pain.", 0),
     ("A) is unlikely because hemoptysis is absent.", 0),  # the key
     (r"It is unlikely because hemoptysis is absent. <conclusion>\boxed{A}</conclusion>", 0),  # no option at all
     (S2 + " A) is unlikely because hemoptysis is absent.", 1 / 4),
