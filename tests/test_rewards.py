@@ -46,6 +46,7 @@ def grpo(thought=S1, end=r"\boxed{A}"):
 GOOD = crpo()
 BOX = r"\boxed{A}"
 INSIDE = "the picture here is best explained by inflammation of the pericardial sac"
+CHEST_AND_RUB = "sharp chest pain and pericardial friction rub"
 
 
 def answered(text):
@@ -138,6 +139,7 @@ def test_answer(inside, letter):
         (f"<CONCLUSION>{BOX}</CONCLUSION>", None),
         (f"<think>{BOX}</think>", None),
         (f"{BOX} then {answered(BOX)}", "A"),
+        (f"{BOX} {BOX} {answered(BOX)}", "A"),
         (rf"\boxed{{B}} then {answered(BOX)}", None),
         (rf"\boxed{{8400 mL}} then {answered(BOX)}", "A"),  # an intermediate result
         (rf"\boxed{{B then {answered(BOX)}", "A"),
@@ -196,6 +198,43 @@ FORMS = [  # response, clinical, thinking
     ("the baseline's", grpo(), 0, 1),
     ("a wrong answer in the right form", crpo(end=END.replace("{A}", "{B}")), 1.5, 0),
     ("no box, but text", crpo(end="sharp chest pain and pericardial friction rub point to it."), 1.5, 0),
+    ("no box, and one finding", crpo(end="sharp chest pain decides it."), 1, 0),
+    ("no box, but the key's name", crpo(end="sharp chest pain means acute pericarditis."), 1, 0),
+    (
+        "a sentence of the stem as dx",
+        crpo(first=Q.stem.split(". ")[0] + ".", second="Pericarditis fits best.",
+             end=f"troponin of 90 ng/L and mild acne point to it. {BOX}"),
+        1,
+        0,
+    ),
+    (
+        "short phrases of the stem as dx",
+        crpo(first="sharp chest pain. pericardial friction rub.", second="Pericarditis fits best.",
+             end=f"sharp chest pain and pericardial friction rub point to it. {BOX}"),
+        1.5,
+        0,
+    ),
+    (
+        "short sentences copied in another order",
+        crpo(second="Rubs come from a sac. This sac is sore now. Leaning eases such pain.",
+             end=f"Leaning eases such pain. This sac is sore now. Rubs come from a sac. {CHEST_AND_RUB}. {BOX}"),
+        1,
+        0,
+    ),
+    (
+        "shorter ones, which are no copies",
+        crpo(second="That is so. All right. So be it. Yes indeed. It fits well. Rub it out.",
+             end=f"It fits well. Yes indeed. Rub it out. All right. So be it. That is so. {CHEST_AND_RUB}. {BOX}"),
+        1.5,
+        0,
+    ),
+    (
+        "a quotation of the stem, which is no copy",
+        crpo(first="sharp chest pain by pericardial friction rub by troponin of 90 ng/L means pericarditis.",
+             end=f"sharp chest pain by pericardial friction rub by troponin of 90 ng/L. {BOX}"),
+        1.5,
+        0,
+    ),
     ("a box alone", crpo(end=BOX), 1, 0),
     ("a name and a box", crpo(end=f"acute pericarditis. {BOX}"), 1, 0),
     ("one finding and the name chosen", crpo(end=f"sharp chest pain means A) acute pericarditis. {BOX}"), 1.5, 0),
@@ -333,7 +372,12 @@ CONSISTENCY = [  # response, effective tokens / tokens
     ("1 2 3 4 5 6", 1),
     ("– pain–free —so ‘sharp’ “severe” pain… •pain 5·10 mg† §2 ‡5 £5 or €6", 13 / 14),  # a mark alone is nothing
     ("the rub is here. he walks. the rub is here. so it fits. the rub is here. he sat down.", 16 / 20),
-    ("the rub is. he walks. the rub is. so it fits. the rub is. he sat down.", 1),  # three tokens are no loop
+    ("the rub is. he walks. the rub is. so it fits. the rub is. he sat down. the rub is.", 1),  # three tokens are no loop
+    ("x" * 48 + " " + "y" * 49, 1 / 2),
+    ("αβ-agonist", 1),
+    ("pain✝ pain", 1 / 2),  # its Unicode name begins with LATIN
+    ("one two three four five six seven eight " * 3, 16 / 24),
+    ("one two three four five six seven eight nine " * 3, 1),  # no sentence, and longer than a loop's period
     ("Z̷̢a̴l̵g̶o̷ pain", 1 / 2),
 ]
 
@@ -346,6 +390,11 @@ def test_consistency(response, share):
 def test_consistency_follows_the_script_of_the_question():
     russian = SimpleNamespace(stem="У пациента острая боль в груди.", options={"A": "перикардит"}, answer="A")
     assert rewards.consistency("острая боль 90 ng/L", russian) == 1
+    assert rewards.consistency("chest pain", russian) == 1
+    greek = SimpleNamespace(stem="οξύς πόνος", options={"A": "περικαρδίτιδα"}, answer="A")
+    assert rewards.consistency("οξύς πόνος", greek) == 1
+    mixed = SimpleNamespace(stem="chest pain of nine years, боль", options={"A": "acute pericarditis"}, answer="A")
+    assert rewards.consistency("pain боль", mixed) == 1 / 2  # 4 of 42 letters are under a tenth
     assert rewards.consistency("острая боль", Q) == 0
 
 
@@ -393,6 +442,9 @@ CITED = [
     (r"A troponin of $90 \, \text{ng/L}$ suggests pericarditis.", [TROPONIN]),
     (f"He has {RUB} and {ACNE}. This combination suggests pericarditis.", [RUB, ACNE]),
     (f"He has {RUB}. These are my thoughts.", []),
+    (f"He has {RUB}. It suggests pericarditis.", []),
+    (f"He has {RUB}. It is so. This suggests pericarditis.", []),  # of the sentence before alone
+    (f"{RUB} and {CHEST} which point to pericarditis suggest it.", [CHEST, RUB]),
     (f"He has {RUB}, although {ACNE}. This suggests pericarditis.", [RUB]),
     (f"He has {RUB}, and typically {ACNE}. This suggests pericarditis.", [RUB]),
     (f"{CHEST} is not seen, which argues against pericarditis.", []),
@@ -479,6 +531,8 @@ def test_scores_are_by_name_and_a_verifier_that_gives_no_number_is_refused(monke
 
 def test_tex_and_lists_are_read_as_prose():
     assert rewards.normal("−1,200.0") == "-1200" and rewards.normal("+5") == "5"
+    assert rewards.normal("7.40/30") == "7.40/30" and rewards.normal("gas") == "gas" and rewards.root("basal") == "basal"
+    assert rewards.sentences(r"the \textbf{lung}s") == [["the", "lung"]]
     assert rewards.root("lethargic") == rewards.root("lethargy") and rewards.root("oral") == "oral"
     assert rewards.sentences(r"\emph{Fever} and \underline{chills}") == [["fever", "and"], ["chill"]]
     assert rewards.sentences(r"It is \boxed{Acute appendicitis}.")[-1] == ["acute", "appendicitis"]
@@ -529,6 +583,22 @@ UNSUPPORTED = [
     ("Pericarditis is likely because of hemoptysis and a rash.", 2),
     ("Pericarditis is supported by hemoptysis.", 1),
     ("Hemoptysis is common, which supports it.", 0),  # said to be something, not to be there
+    ("Missing pulses support it.", 0),
+    ("A rash is present.", 1),
+    ("It is a present rash.", 0),
+    ("The presence of a rash settles it.", 1),
+    ("Measles has a rash.", 0),
+    ("He probably has sarcoidosis.", 0),  # a diagnosis
+    ("Pericarditis is likely because he has a rash.", 1),
+    ("The suggested polysomnography was done.", 0),
+    ("Followed by a rash it ended.", 0),
+    ("There were 12 reports of it.", 0),
+    ("troponin of 90 mmol supports it.", 0),
+    ("A troponin of 95 supports it.", 1),
+    ("A creatinine of 95 supports it.", 1),  # the word; a number without unit or the name of a value is none
+    ("Sharp pericardial chest friction hemoptysis supports it.", 0),  # one foreign word of five
+    ("Sharp pericardial chest hemoptysis tophi supports it.", 1),
+    ("Friction rub hemoptysis supports it.", 1),
     ("The patient has a rash, which suggests pericarditis.", 1),
     ("hemoptysis polyuria epistaxis tophi miosis support it.", 2),
     ("Additionally, the presence of significant sharp chest pain suggests it.", 0),  # words that claim nothing
@@ -628,9 +698,40 @@ def test_a_name_of_a_place_or_a_test_is_no_finding():
 def test_what_a_stem_denies(stem, denied):
     findings = rewards.findings_of(stem + " What is the diagnosis?")
     words = {word for f in findings if f.negated for word in f.words}
-    assert set(denied.split()) <= words
+    assert set(denied.split()) <= words and not words & {"cracked", "lung", "pale", "mass"}
     present = {word for f in findings if not f.negated for word in f.words}
     assert not present & set("fever chill headache myalgia discharge night diarrhea murmur antigen".split())
+
+
+@pytest.mark.parametrize("stem, texts", [
+    ("He has a rash, which itches, and which lesion fits?", ["a rash", "itches"]),  # the last "which" asks
+    ("He has a cough. What lesion fits a rash and what sign?", ["a cough"]),
+    ("He asks what lesion it is. He has a cough. Which is it?", ["He asks what lesion it is", "a cough"]),
+    ("He did not. He has a cough. Which is it?", ["a cough"]),
+    ("It was of sudden onset. Which is it?", ["It was of sudden onset"]),
+    ("He was seen at 5 mg. Which is it?", []),
+    ("5 mg. He has a cough of 5. Which is it?", ["a cough of 5"]),
+])
+def test_what_a_stem_holds(stem, texts):
+    assert [f.text for f in rewards.findings_of(stem)] == texts
+
+
+def test_a_long_finding_is_mentioned_by_three_quarters_of_its_words():
+    q = SimpleNamespace(stem="He has dull burning left lower quadrant abdominal pain and a cold wet sour cough. What is it?",
+                        options={"A": "colitis", "B": "gout"}, answer="A")
+    for said, count in (("dull burning left lower quadrant pain", 1), ("dull burning lower quadrant pain", 0),
+                        ("cold wet sour cough", 1), ("cold wet cough", 0)):
+        assert len(rewards.citations(f"A {said} suggests colitis.", q)) == count
+
+
+@pytest.mark.parametrize("value, word", [
+    ("sodium of 134.9", "hyponatremia"), ("sodium of 135", ""), ("sodium of 145", ""), ("sodium of 145.1", "hypernatremia"),
+    ("platelets of 149,000", "thrombocytopenia"), ("platelets of 149", "thrombocytopenia"), ("platelets of 200", ""),
+    ("platelets of 150,000", ""), ("temperature of 38", "fever"), ("temperature of 37.9", "afebrile"),
+    ("temperature of 100.5", "fever"), ("temperature of 99", "afebrile"), ("ionized calcium of 5", "")])
+def test_readings_of_a_value(value, word):
+    [finding] = rewards.findings_of(f"He has a {value}. What is it?")
+    assert word in rewards.readings_of(finding) if word else not rewards.readings_of(finding)
 
 
 def test_a_second_rendering_and_readings_of_a_value():
@@ -763,6 +864,16 @@ def test_a_case_of_fewer_findings_is_whole_by_them():
     ("B) is unlikely because tearing back pain is missing.", 1 / 4),
     ("B) is unlikely because tearing back pain was not seen.", 1 / 4),
     ("D) pulmonary embolism\nUnlikely are the other options, because of sharp chest pain.", 0),
+    *((f"B) is unlikely because it would {general}.", 0) for general in (
+        "be elevated", "never be", "not account", "be wrong", "be a finding")),
+    ("B) aortic dissection is unlikely. Since mild acne does not fit it.", 1 / 4),  # a reason in the next sentence
+    ("Since mild acne does not fit it. B) aortic dissection is unlikely.", 1 / 4),
+    ("B) aortic dissection is unlikely. Since sharp chest pain suggests pericarditis.", 0),  # it infers something else
+    ("B) aortic dissection is unlikely. It is so. Since mild acne does not fit it.", 0),  # two sentences away
+    ("B) aortic dissection tears arteries. Unlikely, since there is no back pain.", 0),  # what is? no heading
+    ("B) aortic dissection tears arteries. It is unlikely, since there is no back pain.", 1 / 4),
+    ("B) is unlikely because fever is absent. B) is unlikely because rash is absent. C) is unlikely because fever is "
+     "absent.", 1 / 4),  # an option's first reason is its reason
     ("A) is unlikely because hemoptysis is absent.", 0),  # the key
     (r"It is unlikely because hemoptysis is absent. <conclusion>\boxed{A}</conclusion>", 0),  # no option at all
     (S2 + " A) is unlikely because hemoptysis is absent.", 1 / 4),
