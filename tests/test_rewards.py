@@ -139,7 +139,7 @@ def test_answer(inside, letter):
         (f"<CONCLUSION>{BOX}</CONCLUSION>", None),
         (f"<think>{BOX}</think>", None),
         (f"{BOX} then {answered(BOX)}", "A"),
-        (f"{BOX} {BOX} {answered(BOX)}", "A"),
+        (rf"\boxed{{acute pericarditis}} then {answered(BOX)}", "A"),
         (rf"\boxed{{B}} then {answered(BOX)}", None),
         (rf"\boxed{{8400 mL}} then {answered(BOX)}", "A"),  # an intermediate result
         (rf"\boxed{{B then {answered(BOX)}", "A"),
@@ -273,6 +273,8 @@ FORMS = [  # response, clinical, thinking
     ("System 1 of tags", crpo(first="<p> <div> <span> <table>"), 0, 0),
     ("System 1 of commands", crpo(first=r"\text \alpha \beta \pain"), 0, 0),
     ("System 1 of numbers", crpo(first="1 2 3 4 5 6 7 8"), 0, 0),
+    ("System 1 of longer numbers", crpo(first="10 20 30 40"), 0, 0),
+    ("System 1 of letters", crpo(first="x y z w"), 0, 0),
     ("System 1 invisible", crpo(first="\u200b \u2060 \ufeff \u200b"), 0, 0),
     ("an empty conclusion", crpo(end=""), 0, 0),
     ("a conclusion of one word", crpo(end="pericarditis"), 0, 0),
@@ -390,9 +392,9 @@ def test_consistency(response, share):
 def test_consistency_follows_the_script_of_the_question():
     russian = SimpleNamespace(stem="У пациента острая боль в груди.", options={"A": "перикардит"}, answer="A")
     assert rewards.consistency("острая боль 90 ng/L", russian) == 1
-    assert rewards.consistency("chest pain", russian) == 1
+    assert rewards.consistency("naïve café", russian) == 1
     greek = SimpleNamespace(stem="οξύς πόνος", options={"A": "περικαρδίτιδα"}, answer="A")
-    assert rewards.consistency("οξύς πόνος", greek) == 1
+    assert rewards.consistency("αρρυθμία", greek) == 1
     mixed = SimpleNamespace(stem="chest pain of nine years, боль", options={"A": "acute pericarditis"}, answer="A")
     assert rewards.consistency("pain боль", mixed) == 1 / 2  # 4 of 42 letters are under a tenth
     assert rewards.consistency("острая боль", Q) == 0
@@ -450,6 +452,12 @@ CITED = [
     (f"{CHEST} is not seen, which argues against pericarditis.", []),
     (f"He does not have {ACNE}, which suggests pericarditis.", []),
     (f"{CHEST} missing pulses suggest pericarditis.", [CHEST]),  # what is missing comes after it
+    (f"{RUB} is absent today, which argues against pericarditis.", []),
+    (f"It is likely given {RUB} absent.", []),
+    (f"Given {RUB} absent, pericarditis is unlikely.", []),
+    (f"He had {RUB}, which suggests pericarditis.", [RUB]),
+    (f"This is not only {RUB}, which suggests pericarditis.", [RUB]),
+    (f"{RUB} leads to pericarditis.", []),  # a mechanism
     (f"Given the {RUB} because {ACNE}, pericarditis is likely.", [RUB]),
     (f"Given the {RUB} in a man with {ACNE}, pericarditis is likely.", [RUB]),
     *((f"{RUB} {word} {CHEST} suggests pericarditis.", [CHEST]) for word in (  # another clause begins there
@@ -589,8 +597,14 @@ UNSUPPORTED = [
     ("The presence of a rash settles it.", 1),
     ("Measles has a rash.", 0),
     ("He probably has sarcoidosis.", 0),  # a diagnosis
+    ("He likely has sarcoidosis.", 0),
+    ("A rash present since birth persists.", 0),
+    ("F) supports it. x supports it.", 0),
+    ("Acneic supports it.", 0),
+    ("It was 400 mg/dL.", 1),
+    ("His troponin is 63.", 1),  # that is his age
     ("Pericarditis is likely because he has a rash.", 1),
-    ("The suggested polysomnography was done.", 0),
+    ("The suggested polysomnography settled it.", 0),
     ("Followed by a rash it ended.", 0),
     ("There were 12 reports of it.", 0),
     ("troponin of 90 mmol supports it.", 0),
@@ -665,6 +679,8 @@ def test_what_the_stem_denies_is_made_up(response, wrong):
     q = SimpleNamespace(stem="A boy coughs. His parents deny any history of fever. He has no rash, and no wheezing, "
                         "but had wheezing last year. What is it?", options={"A": "anemia", "B": "lymphoma"}, answer="A")
     assert rewards.unsupported(response, q) == wrong
+    assert rewards.citations("He lacks chills or fever, which supports anemia.", q) == [
+        "His parents deny any history of fever"]
     assert rewards.grounding(response, q) <= (1 / 6 if wrong else 1)
 
 
@@ -687,18 +703,19 @@ def test_a_name_of_a_place_or_a_test_is_no_finding():
     ("He has no fever, chills, headache, or myalgia.", "fever chill headache myalgia"),
     ("There is a cough without fever, rash or chills, and wheezing.", "fever rash chill"),
     ("He has an injected eye without discharge, cracked lips, and a rash.", "discharge"),
-    ("He denies fever, chills, and night sweats but has a cough.", "fever chill sweat"),
+    ("He denies fever, chills, and night sweats but has a tremor.", "fever chill sweat"),
     ("She has not had diarrhea. She does not have a rash.", "diarrhea rash"),
     ("She hasn't had fever, chills, headache, or myalgia.", "fever chill headache myalgia"),
     ("She denies pain while urinating, fever, or chills.", "pain urinating fever chill"),
     ("The history is negative for fever, diabetes, and night sweats.", "fever diabete sweat"),
     ("There is no murmur, the lungs are clear, and he is pale or tired.", "murmur"),
     ("A rapid antigen test is negative, and an x-ray shows a mass.", "antigen"),
+    ("A rib is missing.", "rib"),
 ])
 def test_what_a_stem_denies(stem, denied):
     findings = rewards.findings_of(stem + " What is the diagnosis?")
     words = {word for f in findings if f.negated for word in f.words}
-    assert set(denied.split()) <= words and not words & {"cracked", "lung", "pale", "mass"}
+    assert set(denied.split()) <= words and not words & {"cough", "cracked", "lung", "mass", "pale", "tremor"}
     present = {word for f in findings if not f.negated for word in f.words}
     assert not present & set("fever chill headache myalgia discharge night diarrhea murmur antigen".split())
 
@@ -706,7 +723,12 @@ def test_what_a_stem_denies(stem, denied):
 @pytest.mark.parametrize("stem, texts", [
     ("He has a rash, which itches, and which lesion fits?", ["a rash", "itches"]),  # the last "which" asks
     ("He has a cough. What lesion fits a rash and what sign?", ["a cough"]),
-    ("He asks what lesion it is. He has a cough. Which is it?", ["He asks what lesion it is", "a cough"]),
+    ("He has a rash. He asks what lesion it is. He has a cough. Which is it?",
+     ["a rash", "He asks what lesion it is", "a cough"]),
+    ("She has no surgical history and a surgical history. Which is it?", ["no surgical history"]),
+    ("The cough score, 5. Which is it?", ["The cough score"]),
+    ("A pulse of 60, 70/min. Which is it?", ["A pulse of 60"]),
+    ("He has nausea without vomiting, and a rash. Which is it?", ["nausea", "vomiting", "a rash"]),
     ("He did not. He has a cough. Which is it?", ["a cough"]),
     ("It was of sudden onset. Which is it?", ["It was of sudden onset"]),
     ("He was seen at 5 mg. Which is it?", []),
@@ -714,6 +736,14 @@ def test_what_a_stem_denies(stem, denied):
 ])
 def test_what_a_stem_holds(stem, texts):
     assert [f.text for f in rewards.findings_of(stem)] == texts
+
+
+def test_the_words_of_a_finding():
+    [onset] = rewards.findings_of("It was of sudden onset. What is it?")
+    [sounds] = rewards.findings_of("Bowel sounds are absent. What is it?")
+    assert onset.words == {"sudden", "onset"} and sounds.words == {"bowel", "sound"} and sounds.negated
+    q = SimpleNamespace(stem="He has chest pain and sharp chest pain. What is it?", options={"A": "colitis"}, answer="A")
+    assert rewards.citations("Sharp chest pain suggests colitis.", q) == ["sharp chest pain"]  # no word serves two
 
 
 def test_a_long_finding_is_mentioned_by_three_quarters_of_its_words():
@@ -821,6 +851,9 @@ def test_score_and_total():
     assert tuple(scores) == tuple(rewards.OBJECTIVES)
     assert rewards.total(scores, rewards.WEIGHTS["crpo"]) == 12.0
     assert rewards.total(rewards.score(grpo(), Q), rewards.WEIGHTS["grpo"]) == 11.0
+    assert rewards.total(scores, rewards.WEIGHTS["grounded"]) == 6 + 1.5 + 0.5 + 4 + 0.5
+    assert rewards.OBJECTIVES == {"accuracy": 1, "clinical": 1.5, "consistency": 1, "thinking": 1, "grounding": 1,
+                                  "coverage": 1}
     counts = measures.measures(GOOD + " hemoptysis supports it.", Q)
     assert (counts["cecd"], counts["drc"], counts["hallucination"], counts["citations"]) == (3, 2, 1, 4)
     assert counts["faithfulness"] == 5
@@ -842,6 +875,11 @@ def test_score_and_total():
     (S1 + " A troponin of 500 ng/L would typically support it.", 2 / 3),  # what is said in general is not charged
     *((S1 + f" Hemoptysis {absent}, which supports acute pericarditis.", 2 / 3) for absent in (
         "is absent", "was not seen", "is not abnormal")),
+    (S1 + " He lacks tophi or hemoptysis, which supports acute pericarditis.", 2 / 3),
+    (S1 + " There was hemoptysis. This suggests lupus.", 2 / 3 * 2 / 3),
+    (S1 + " Hemoptysis is common, which supports it.", 2 / 3 * 2 / 3),
+    (S1 + " Glucose of 400 mg/dL suggests it.", 2 / 3 * 2 / 3),  # one false finding, its value with it
+    (S1 + " " + S2 + " mild acne supports acute pericarditis.", 1),  # four are no more than three
     (S1 + " No doubt, hemoptysis, tophi, or purple toes support acute pericarditis.", 2 / 5 * 2 / 3),
 ])
 def test_grounding(response, share):
@@ -865,7 +903,8 @@ def test_a_case_of_fewer_findings_is_whole_by_them():
     ("B) is unlikely because tearing back pain was not seen.", 1 / 4),
     ("D) pulmonary embolism\nUnlikely are the other options, because of sharp chest pain.", 0),
     *((f"B) is unlikely because it would {general}.", 0) for general in (
-        "be elevated", "never be", "not account", "be wrong", "be a finding")),
+        "be elevated", "never be", "not account", "be wrong", "be a finding", "often be")),
+    *((f"B) is unlikely because {tear}.", 1 / 4) for tear in ("it would tear", "it should tear", "a tear is expected")),
     ("B) aortic dissection is unlikely. Since mild acne does not fit it.", 1 / 4),  # a reason in the next sentence
     ("Since mild acne does not fit it. B) aortic dissection is unlikely.", 1 / 4),
     ("B) aortic dissection is unlikely. Since sharp chest pain suggests pericarditis.", 0),  # it infers something else
