@@ -453,7 +453,7 @@ CITED = [
     (f"He does not have {ACNE}, which suggests pericarditis.", []),
     (f"{CHEST} missing pulses suggest pericarditis.", [CHEST]),  # what is missing comes after it
     (f"{RUB} is absent today, which argues against pericarditis.", []),
-    (f"It is likely given {RUB} absent.", []),
+    (f"Pericarditis is likely given {RUB} absent.", []),
     (f"Given {RUB} absent, pericarditis is unlikely.", []),
     (f"He had {RUB}, which suggests pericarditis.", [RUB]),
     (f"This is not only {RUB}, which suggests pericarditis.", [RUB]),
