@@ -13,8 +13,8 @@ from itertools import accumulate, dropwhile, takewhile
 
 import rewards
 from rewards import (ATTRIBUTION, EMPTY, GENERAL, INFERENCE, MARKUP, PATIENT, READ, REJECT, STOP, UNITS, as_line,
-                     case_of, denied_at, extract_answer, is_number, named_options, readings_of, refusals, root,
-                     sentences, tokens_of, word_set)
+                     case_of, denied_at, extract_answer, is_number, mentions, named_options, readings_of, refusals,
+                     root, sentences, tokens_of, word_set)
 
 MANY = 20  # findings that share a word; it names none of more
 CUE_LIMIT = 3  # how often one cue phrase counts as a behaviour
@@ -101,7 +101,6 @@ RANGE = word_set("low high elevated raised reduced decreased increased normal la
 APART = REJECT | GENERAL | word_set("reserved belong seldom rarely worse uncommon seen treat instead for but while")
 BARE = EMPTY | APART | word_set("""no needed need indicated appropriate recommended useful helpful best wrong
     choice here now relevant used treatment therapy drug test""")  # of a bare rejection
-NORMAL = word_set("normal clear unremarkable intact")
 TESTS = word_set("""ecg electrocardiogram x ray chest radiograph ultrasonography ultrasound urinalysis ct mri scan
     analysis examination biopsy laboratory study serum smear echocardiography colonoscopy endoscopy urine cerebrospinal
     fluid brain head abdomen abdominal pelvic renal neck blood test""")
@@ -159,8 +158,7 @@ class Reading:
         for names in (words, initials):
             used = Counter(name for name, _ in names)
             self.short_names.update((name, letter) for name, letter in names
-                                    if used[name] == 1 and len(name) > 2 and name[0].isalpha()
-                                    and name not in EMPTY and name not in case.words)
+                                    if used[name] == 1 and len(name) > 2 and name not in EMPTY)
 
 
 read_further = lru_cache(maxsize=1024)(Reading)
@@ -185,41 +183,31 @@ def in_its_words(sentence, case):
 
 
 def named(sentence, case):
-    """The findings (places in case.findings) that a sentence names, with their polarity.
+    """The findings (places in case.findings) that a sentence names, none of the case's that it denies.
 
     Half of a finding's words name it, close together, or its head if no other finding has that word. A value takes one
-    of its words beside its numbers, or half of them beside a word such as "high" and no number. The fullest come first,
-    and no word serves two. Of what the case denies "normal" is as good as "no".
+    of its words beside its numbers, or half of them beside a word such as "high" and no number. A finding that the case
+    denies may be named in any way: "normal", "clear" and "not enlarged" are as good as "no".
     """
-    order, places, ranked = [*accumulate(word not in STOP for word in sentence)], {}, []
+    order, places, found = [*accumulate(word not in STOP for word in sentence)], {}, []
     for position, word in enumerate(sentence):
         for finding in case.index.get(word, ())[:MANY]:
             places.setdefault(finding, []).append(position)
     for finding, at in places.items():
-        seen, core = {sentence[p] for p in at}, case.findings[finding].words - UNITS
-        value = case.findings[finding].numbers and case.findings[finding].numbers <= seen
-        ranked.append((not value, -len(core & seen) / max(len(core), 1), -len(core & seen), finding))
-    found, used = [], set()
-    for *_, finding in sorted(ranked):
         _, words, numbers, negated = case.findings[finding]
-        core, best = words - UNITS or words, []
-        free = [p for p in places[finding] if p not in used]
-        for start, first in enumerate(free):
-            size = len(words) + len(numbers) + 2
-            window = {sentence[p]: p for p in reversed(free[start:start + size]) if order[p] < order[first] + size}
-            at, here = sorted(window.values()), len(core & window.keys())
-            enough = 2 * here >= len(core) or read_further(case).heads[finding] in window
-            if numbers and numbers <= window.keys():
-                enough = here > 0
+        core, size = words - UNITS or words, len(words) + len(numbers) + 2
+        for start, first in enumerate(at):
+            last = max(p for p in at[start:start + size] if order[p] < order[first] + size)
+            seen = {sentence[p] for p in at[start:start + size] if p <= last}
+            enough = 2 * len(core & seen) >= len(core) or read_further(case).heads[finding] in seen
+            if numbers and numbers <= seen:
+                enough = not core.isdisjoint(seen)
             elif numbers:
-                enough &= not (RANGE.isdisjoint(sentence[max(0, at[0] - 3):at[-1] + 4])
-                               or any(map(is_number, sentence[at[0]:at[-1] + 4])))
-            if enough and (not best or (-len(at), at[-1] - at[0]) < (-len(best), best[-1] - best[0])):
-                best = at
-        used.update(best)
-        if best and (denied_at(sentence, best[0], best[-1]) == negated
-                     or negated and not NORMAL.isdisjoint(sentence[max(0, best[0] - 2):best[-1] + 3])):
-            found.append(finding)
+                enough &= not (RANGE.isdisjoint(sentence[max(0, first - 3):last + 4])
+                               or any(map(is_number, sentence[first:last + 4])))
+            if enough and (negated or not denied_at(sentence, first, last)):
+                found.append(finding)
+                break
     return found
 
 
@@ -238,9 +226,7 @@ def citations(response, question):
                                              or PATIENT.isdisjoint(sentence[:4])):
             places = {read_further(case).same[finding] for finding in named(sentence, case)}
             cited.update((case.findings[finding].text, None) for finding in sorted(places))
-            line = as_line(sentence)
-            if age and (f" {age[1]} " in line and not {"age", "old"}.isdisjoint(sentence)
-                        or any(f" {word} age " in line for word in ("at", "her", "his", "this"))):
+            if age and not {"age", "old"}.isdisjoint(sentence):
                 cited[age[0]] = None
     return list(cited)
 
@@ -263,22 +249,34 @@ def options_in(sentence, case):
     return full
 
 
+def misreads(sentence, question):
+    """Whether a sentence makes up a finding, denies one of the case's, or has one that the case denies."""
+    case = case_of(question)
+    return bool(rewards.unsupported("", question, [sentence])) or any(
+        denied != case.findings[f].negated for f, (_, denied) in mentions(sentence, case).items())
+
+
 def rejections(response, question):
     """DRC: refusals() of the wrong options, also named in short, and those that a sentence sets apart which begins with
     them or holds a word of rejection, contrast or what is usual ("Albuterol is for bronchospasm"), by a word that no
-    earlier reason had. Neither the key nor the response's own choice can be rejected. Whether what sets an option apart
-    is true is medicine, which the rules do not know: coverage(), which pays, counts refusals() alone."""
+    earlier reason had. A sentence that infers counts if it holds a word of rejection and misreads() nothing. Neither
+    the key nor the response's own choice can be rejected. Whether what sets an option apart is true is medicine, which
+    the rules do not know: coverage(), which pays, counts refusals() alone."""
     case, kept = case_of(question), (question.answer, extract_answer(response, question.options))
     rejected = {x: reason for x, reason in refusals(response, question, options_in).items() if x not in kept}
     told = set().union(*rejected.values())
     for sentence in sentences(response):
         letter = next(iter(options_in(sentence, case)), None)
-        if letter not in (None, *kept, *rejected) and ATTRIBUTION.union(("because", "since")).isdisjoint(sentence):
-            name = {f"{letter})", *case.options[letter].split()}
-            said = frozenset(token for token in sentence if token[-1] != ")") - BARE - case.option_words - told
-            if said and not ((APART | {"no"}).isdisjoint(sentence) and name.isdisjoint(sentence[:4])):
-                rejected[letter] = said
-                told |= said
+        infers = not ATTRIBUTION.union(("because", "since")).isdisjoint(sentence)
+        if letter in (None, *kept, *rejected):
+            continue
+        if infers and (REJECT.isdisjoint(sentence) or misreads(sentence, question)):
+            continue
+        name = {f"{letter})", *case.options[letter].split()}
+        said = frozenset(token for token in sentence if token[-1] != ")") - BARE - case.option_words - told
+        if said and not ((APART | {"no"}).isdisjoint(sentence) and name.isdisjoint(sentence[:4])):
+            rejected[letter] = said
+            told |= said
     return rejected
 
 

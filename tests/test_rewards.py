@@ -503,6 +503,8 @@ REJECTED = [
     ("Embolism would show in a silent leg.", "D"),  # named in short, set apart by what is said of it
     ("Dissection is seen in tall runners, but embolism is seen in idle travellers.", "B"),
     ("Aortic dissection is not needed.", ""),
+    ("Aortic dissection is unlikely because it tears the back.", "B"),  # medicine, which coverage() does not pay
+    ("Aortic dissection, because it tears the back.", ""),
     ("Aortic aneurysm is seen in tall runners.", ""),  # not on offer
     ("Tall runners suggest dissection, but idle travellers do not.", ""),
     ("Pericarditis is seen in tall runners.", ""),  # the key
@@ -800,6 +802,8 @@ MEASURED = [  # counted, where rewards.citations() is paid for set phrases
     ("Troponin should be measured.", []),
     ("At his age pericarditis is likely.", ["63-year-old"]),
     ("At 63 years old pericarditis is likely.", ["63-year-old"]),
+    ("At 63 pericarditis is likely.", []),
+    ("The age fits pericarditis.", ["63-year-old"]),
     ("The patient has chest pain and acne.", []),  # retold
     ("The patient has chest pain and acne. This suggests pericarditis.", [CHEST, ACNE]),
     ("rub " * 500, []),
@@ -812,6 +816,12 @@ MEASURED = [  # counted, where rewards.citations() is paid for set phrases
 @pytest.mark.parametrize("response, findings", MEASURED)
 def test_measured_citations(response, findings):
     assert [f.removeprefix("and ") for f in measures.citations(response, Q)] == findings
+
+
+def test_what_the_case_denies_may_be_named_in_any_way():
+    q = SimpleNamespace(stem="There is a rash and no wheezing. What is it?", options={"A": "asthma"}, answer="A")
+    for said, count in (("Clear lungs, not wheezing, point away from asthma.", 1), ("No rash, so it is asthma.", 0)):
+        assert len(measures.citations(said, q)) == count
 
 
 @pytest.mark.parametrize("stem, response, words", [
