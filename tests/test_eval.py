@@ -91,6 +91,8 @@ def test_the_table_by_hand():
 def test_a_clinic_row_of_ones_own_has_no_audit():
     question = replace(answered()[0], source="clinic")
     assert not any("audit" in name for name in evaluation.scored({"text": "", "length": 1, "finished": True}, question))
+    question = replace(question, source="medqa", meta={"findings": {}})
+    assert not any("audit" in name for name in evaluation.scored({"text": "", "length": 1, "finished": True}, question))
 
 
 def test_breakdowns_by_hand():
@@ -317,6 +319,23 @@ def test_a_killed_evaluation_of_three_sets_continues_to_the_bit(real, shared, tm
     files = sorted(path.name for path in (whole / "eval").iterdir())
     assert files == sorted(path.name for path in (killed / "eval").iterdir()) and len(files) == 6
     assert all((whole / "eval" / name).read_bytes() == (killed / "eval" / name).read_bytes() for name in files)
+
+
+def test_what_cannot_be_asked_is_one_line(model, tmp_path, monkeypatch):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.jsonl").write_text(json.dumps({"stem": "Who?", "options": {"A": "a", "B": "b"},
+                                                               "answer": "A"}))
+    same = [tmp_path / folder / "x.jsonl" for folder in ("a", "b")]
+    for flags, words in ((["--max-new-tokens", 1024, "--limit", 2], "none of the 2 prompts fits into 0 tokens"),
+                         (["--data", *same], "two data files are named x")):
+        monkeypatch.setattr(sys, "argv", ["eval.py", str(model), *map(str, flags)])
+        try:
+            with pytest.raises(ValueError, match=words):
+                evaluation.main(run.parse_config(evaluation.Config, ""))
+        finally:
+            if evaluation.run.dist.is_initialized():
+                run.stop()
 
 
 @pytest.mark.parametrize("flags, words", [

@@ -181,6 +181,7 @@ def test_truncation_keeps_the_tempered_logprob():
 def test_an_empty_prompt_is_refused(model):
     with pytest.raises(ValueError, match="empty prompt"):
         generate(model, [[]], [[0]], 4, EOS)
+    assert generate(model, [], [], 4, EOS) == []
 
 
 def test_large_scores_keep_their_digits_in_bfloat16():
