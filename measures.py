@@ -9,7 +9,7 @@ be a set phrase. tests/fixtures has 60 responses counted by hand to compare with
 import re
 from collections import Counter
 from functools import lru_cache
-from itertools import accumulate, dropwhile, takewhile
+from itertools import dropwhile, takewhile
 
 import rewards
 from rewards import (ATTRIBUTION, EMPTY, GENERAL, INFERENCE, MARKUP, PATIENT, READ, REJECT, STOP, UNITS, as_line,
@@ -151,8 +151,7 @@ class Reading:
                      for place, finding in enumerate(case.findings)]
         # of one option alone, and not of the stem: a word, or initials as HSV -> its letter
         words = [(word, letter) for letter, text in case.options.items() for word in set(text.split())]
-        initials = ["".join(word[0] for word in text.split() if word[0].isalpha() and word not in STOP)
-                    for text in case.options.values()]
+        initials = ["".join(word[0] for word in text.split()) for text in case.options.values()]
         initials = [(x[:n], letter) for x, letter in zip(initials, case.options) for n in range(3, len(x) + 1)]
         self.short_names = {}
         for names in (words, initials):
@@ -175,7 +174,7 @@ def in_its_words(sentence, case):
                     and OTHERWISE.isdisjoint(sentence[max(0, place - 1):place] + sentence[end:end + 1])):
                 break
         else:
-            known = word in case.words or word in case.option_words or word in EMPTY
+            known = word in case.words or word in case.option_words
             phrase, words = (word,), (word if known else reading.roots.get(root(word), word),)
         said += words
         place += len(phrase)
@@ -185,29 +184,25 @@ def in_its_words(sentence, case):
 def named(sentence, case):
     """The findings (places in case.findings) that a sentence names, none of the case's that it denies.
 
-    Half of a finding's words name it, close together, or its head if no other finding has that word. A value takes one
+    Half of a finding's words name it, or its head if no other finding has that word. A value takes one
     of its words beside its numbers, or half of them beside a word such as "high" and no number. A finding that the case
     denies may be named in any way: "normal", "clear" and "not enlarged" are as good as "no".
     """
-    order, places, found = [*accumulate(word not in STOP for word in sentence)], {}, []
+    places, found = {}, []
     for position, word in enumerate(sentence):
         for finding in case.index.get(word, ())[:MANY]:
             places.setdefault(finding, []).append(position)
     for finding, at in places.items():
         _, words, numbers, negated = case.findings[finding]
-        core, size = words - UNITS or words, len(words) + len(numbers) + 2
-        for start, first in enumerate(at):
-            last = max(p for p in at[start:start + size] if order[p] < order[first] + size)
-            seen = {sentence[p] for p in at[start:start + size] if p <= last}
-            enough = 2 * len(core & seen) >= len(core) or read_further(case).heads[finding] in seen
-            if numbers and numbers <= seen:
-                enough = not core.isdisjoint(seen)
-            elif numbers:
-                enough &= not (RANGE.isdisjoint(sentence[max(0, first - 3):last + 4])
-                               or any(map(is_number, sentence[first:last + 4])))
-            if enough and (negated or not denied_at(sentence, first, last)):
-                found.append(finding)
-                break
+        core, seen = words - UNITS or words, {sentence[p] for p in at}
+        enough = 2 * len(core & seen) >= len(core) or read_further(case).heads[finding] in seen
+        if numbers and numbers <= seen:
+            enough = not core.isdisjoint(seen)
+        elif numbers:
+            enough &= not (RANGE.isdisjoint(sentence[max(0, at[0] - 3):at[-1] + 4])
+                           or any(map(is_number, sentence[at[0]:at[-1] + 4])))
+        if enough and (negated or not denied_at(sentence, at[0], at[-1])):
+            found.append(finding)
     return found
 
 
@@ -217,8 +212,8 @@ def citations(response, question):
     inference in it and no "this" after it); and the age where it is named as one."""
     case, cited, age = case_of(question), {}, AGE.search(question.stem)
     said = [in_its_words(sentence, case) for sentence in sentences(response)]
-    retold = EMPTY | UNITS | (case.words - case.option_words)
-    more = [any(word.isalpha() and len(word) > 1 and word not in retold for word in sentence) for sentence in said]
+    retold = EMPTY | (case.words - case.option_words)
+    more = [any(word.isalpha() and word not in retold for word in sentence) for sentence in said]
     for place, sentence in enumerate(said):
         after = (place + 1) % len(said)  # the last looks at the first, so that saying all twice counts no more
         refers = not {"this", "these"}.isdisjoint(said[after][:3])

@@ -833,11 +833,19 @@ def test_what_the_case_denies_may_be_named_in_any_way():
     ("Blood pressure is 120/80 mm Hg.", "hypotension", "hypotension"),
     ("He has emesis.", "anemia and vomiting", "anemia and emesis"),
     ("He has a stiff neck.", "meningismus or B) nuchal rigidity", "meningismus or B) stiff neck"),
+    ("He is anemic.", "anemia", "anemia"),  # an option's name
+    ("Blood pressure is 160/100 mm Hg.", "hypertension or portal hypertension",
+     "blood pressure is 160/100 mm hg or portal hypertension"),
 ])
 def test_a_response_is_read_in_the_words_of_its_case(stem, response, words):
     q = SimpleNamespace(stem=stem, options={"A": "anemia", "B": "meningismus"}, answer="A")
     [sentence] = rewards.sentences(response)
     assert " ".join(measures.in_its_words(sentence, rewards.case_of(q))) == words
+
+
+def test_a_test_stands_for_its_result_and_alone_for_itself():
+    q = SimpleNamespace(stem="An x-ray shows a fat pad and a CT scan. What is it?", options={"A": "gout"}, answer="A")
+    assert measures.citations("The x-ray and the CT scan settle it.", q) == ["a fat pad", "a CT scan"]
 
 
 def test_behaviours_count_each_cue_a_few_times():
