@@ -21,6 +21,15 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TINY = replace(PRESETS["tiny"], vocab_size=96, hidden_size=32, intermediate_size=48, head_dim=8, num_hidden_layers=2)
 
 
+def test_random_weights_are_spread_and_fixed_by_their_seed():
+    model, same, other = (init_model(TINY, seed) for seed in (0, 0, 1))
+    for (name, p), q, r in zip(model.named_parameters(), same.parameters(), other.parameters()):
+        if p.dim() > 1:
+            assert abs(p.std() - 0.02) < 0.002 and abs(p.mean()) < 0.002 and torch.equal(p, q) and not torch.equal(p, r)
+        else:
+            assert (p == (0 if name.endswith("bias") else 1)).all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_equal_hugging_face(name):
     expected = load_file(GOLDEN / name / "expected.safetensors")
