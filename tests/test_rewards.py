@@ -374,7 +374,7 @@ CONSISTENCY = [  # response, effective tokens / tokens
     ("1 2 3 4 5 6", 1),
     ("– pain–free —so ‘sharp’ “severe” pain… •pain 5·10 mg† §2 ‡5 £5 or €6", 13 / 14),  # a mark alone is nothing
     ("the rub is here. he walks. the rub is here. so it fits. the rub is here. he sat down.", 16 / 20),
-    ("the rub is. he walks. the rub is. so it fits. the rub is. he sat down. the rub is.", 1),  # three tokens are no loop
+    ("the rub is. he walks. the rub is. so it fits. the rub is. he sat down. the rub is.", 1),  # of three tokens, no loop
     ("x" * 48 + " " + "y" * 49, 1 / 2),
     ("αβ-agonist", 1),
     ("pain✝ pain", 1 / 2),  # its Unicode name begins with LATIN
@@ -461,8 +461,8 @@ CITED = [
     (f"Given the {RUB} because {ACNE}, pericarditis is likely.", [RUB]),
     (f"Given the {RUB} in a man with {ACNE}, pericarditis is likely.", [RUB]),
     *((f"{RUB} {word} {CHEST} suggests pericarditis.", [CHEST]) for word in (  # another clause begins there
-        "because since as given but although while whereas however that which so therefore thus hence unlikely likely : "
-        "due").split()),
+        "because since as given but although while whereas however that which so therefore thus hence unlikely likely "
+        ": due").split()),
     (f"A 63-year-old man with {RUB} suggests it.", []),
 ]
 
@@ -541,7 +541,8 @@ def test_scores_are_by_name_and_a_verifier_that_gives_no_number_is_refused(monke
 
 def test_tex_and_lists_are_read_as_prose():
     assert rewards.normal("−1,200.0") == "-1200" and rewards.normal("+5") == "5"
-    assert rewards.normal("7.40/30") == "7.40/30" and rewards.normal("gas") == "gas" and rewards.root("basal") == "basal"
+    assert rewards.normal("7.40/30") == "7.40/30" and rewards.normal("gas") == "gas"
+    assert rewards.root("basal") == "basal"
     assert rewards.sentences(r"the \textbf{lung}s") == [["the", "lung"]]
     assert rewards.root("lethargic") == rewards.root("lethargy") and rewards.root("oral") == "oral"
     assert rewards.sentences(r"\emph{Fever} and \underline{chills}") == [["fever", "and"], ["chill"]]
@@ -743,12 +744,12 @@ def test_the_words_of_a_finding():
     [onset] = rewards.findings_of("It was of sudden onset. What is it?")
     [sounds] = rewards.findings_of("Bowel sounds are absent. What is it?")
     assert onset.words == {"sudden", "onset"} and sounds.words == {"bowel", "sound"} and sounds.negated
-    q = SimpleNamespace(stem="He has chest pain and sharp chest pain. What is it?", options={"A": "colitis"}, answer="A")
+    q = SimpleNamespace(stem="He has chest pain and sharp chest pain. What is it?", options={"A": "gout"}, answer="A")
     assert rewards.citations("Sharp chest pain suggests colitis.", q) == ["sharp chest pain"]  # no word serves two
 
 
 def test_a_long_finding_is_mentioned_by_three_quarters_of_its_words():
-    q = SimpleNamespace(stem="He has dull burning left lower quadrant abdominal pain and a cold wet sour cough. What is it?",
+    q = SimpleNamespace(stem="He has dull burning left lower quadrant abdominal pain and a cold wet sour cough. What now?",
                         options={"A": "colitis", "B": "gout"}, answer="A")
     for said, count in (("dull burning left lower quadrant pain", 1), ("dull burning lower quadrant pain", 0),
                         ("cold wet sour cough", 1), ("cold wet cough", 0)):
@@ -756,7 +757,8 @@ def test_a_long_finding_is_mentioned_by_three_quarters_of_its_words():
 
 
 @pytest.mark.parametrize("value, word", [
-    ("sodium of 134.9", "hyponatremia"), ("sodium of 135", ""), ("sodium of 145", ""), ("sodium of 145.1", "hypernatremia"),
+    ("sodium of 134.9", "hyponatremia"), ("sodium of 135", ""),
+    ("sodium of 145", ""), ("sodium of 145.1", "hypernatremia"),
     ("platelets of 149,000", "thrombocytopenia"), ("platelets of 149", "thrombocytopenia"), ("platelets of 200", ""),
     ("platelets of 150,000", ""), ("temperature of 38", "fever"), ("temperature of 37.9", "afebrile"),
     ("temperature of 100.5", "fever"), ("temperature of 99", "afebrile"), ("ionized calcium of 5", "")])
