@@ -213,7 +213,7 @@ def citations(response, question):
     case, cited, age = case_of(question), {}, AGE.search(question.stem)
     said = [in_its_words(sentence, case) for sentence in sentences(response)]
     retold = EMPTY | (case.words - case.option_words)
-    more = [any(word.isalpha() and word not in retold for word in sentence) for sentence in said]
+    more = [any(word.isalpha() and len(word) > 1 and word not in retold for word in sentence) for sentence in said]
     for place, sentence in enumerate(said):
         after = (place + 1) % len(said)  # the last looks at the first, so that saying all twice counts no more
         refers = not {"this", "these"}.isdisjoint(said[after][:3])

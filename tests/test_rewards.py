@@ -811,6 +811,7 @@ MEASURED = [  # counted, where rewards.citations() is paid for set phrases
     (Q.stem, []),
     (f"{CHEST}. {RUB}.", []),
     (f"{CHEST}. {RUB}. Pericarditis.", [RUB]),
+    (rf"{CHEST}. \boxed{{B}}", []),  # a letter says nothing more
 ]
 
 
