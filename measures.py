@@ -149,7 +149,7 @@ class Reading:
         # a test without a result stands for the finding that follows it
         self.same = [place + (finding.words <= TESTS and not finding.numbers and place + 1 < len(heads))
                      for place, finding in enumerate(case.findings)]
-        # of one option alone, and not of the stem: a word, or initials as HSV -> its letter
+        # of one option alone: a word, or initials as HSV -> its letter
         words = [(word, letter) for letter, text in case.options.items() for word in set(text.split())]
         initials = ["".join(word[0] for word in text.split()) for text in case.options.values()]
         initials = [(x[:n], letter) for x, letter in zip(initials, case.options) for n in range(3, len(x) + 1)]
@@ -184,9 +184,9 @@ def in_its_words(sentence, case):
 def named(sentence, case):
     """The findings (places in case.findings) that a sentence names, none of the case's that it denies.
 
-    Half of a finding's words name it, or its head if no other finding has that word. A value takes one
-    of its words beside its numbers, or half of them beside a word such as "high" and no number. A finding that the case
-    denies may be named in any way: "normal", "clear" and "not enlarged" are as good as "no".
+    Half of a finding's words name it, or its head if no other finding has that word. A value takes one of its words
+    beside its numbers, or half of them beside a word such as "high" and no number. A finding that the case denies may
+    be named in any way: "normal", "clear" and "not enlarged" are as good as "no".
     """
     places, found = {}, []
     for position, word in enumerate(sentence):
@@ -262,9 +262,9 @@ def rejections(response, question):
     told = set().union(*rejected.values())
     for sentence in sentences(response):
         letter = next(iter(options_in(sentence, case)), None)
-        infers = not ATTRIBUTION.union(("because", "since")).isdisjoint(sentence)
         if letter in (None, *kept, *rejected):
             continue
+        infers = not ATTRIBUTION.union(("because", "since")).isdisjoint(sentence)
         if infers and (REJECT.isdisjoint(sentence) or misreads(sentence, question)):
             continue
         name = {f"{letter})", *case.options[letter].split()}

@@ -321,35 +321,31 @@ def test_a_killed_evaluation_of_three_sets_continues_to_the_bit(real, shared, tm
     assert all((whole / "eval" / name).read_bytes() == (killed / "eval" / name).read_bytes() for name in files)
 
 
-def test_what_cannot_be_asked_is_one_line(model, tmp_path, monkeypatch):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "x.jsonl").write_text(json.dumps({"stem": "Who?", "options": {"A": "a", "B": "b"},
-                                                               "answer": "A"}))
+def refused(flags, words):
+    """eval.py ends with a ValueError that has the words."""
+    try:
+        with pytest.raises(ValueError, match=words):
+            evaluation.main(run.parse_config(evaluation.Config, "", argv=[*map(str, flags)]))
+    finally:
+        if evaluation.run.dist.is_initialized():
+            run.stop()
+
+
+def test_what_cannot_be_asked_is_one_line(model, tmp_path):
     same = [tmp_path / folder / "x.jsonl" for folder in ("a", "b")]
-    for flags, words in ((["--max-new-tokens", 1024, "--limit", 2], "none of the 2 prompts fits into 0 tokens"),
-                         (["--data", *same], "two data files are named x")):
-        monkeypatch.setattr(sys, "argv", ["eval.py", str(model), *map(str, flags)])
-        try:
-            with pytest.raises(ValueError, match=words):
-                evaluation.main(run.parse_config(evaluation.Config, ""))
-        finally:
-            if evaluation.run.dist.is_initialized():
-                run.stop()
+    for path in same:
+        path.parent.mkdir()
+        path.write_text(json.dumps({"stem": "Who?", "options": {"A": "a", "B": "b"}, "answer": "A"}))
+    refused([model, "--data", *same], "two data files are named x")
+    refused([model, "--max-new-tokens", 1024, "--limit", 2], "none of the 2 prompts fits into 0 tokens")
 
 
 @pytest.mark.parametrize("flags, words", [
     ([], "give a model directory"), ([TINY, "--compare", "a", "b"], "give a model directory"),
-    (["--compare", "a"], "2 to 26"), ([TINY, "--judge", "nowhere"], "nowhere/config.json"),
-    ([TINY, "--votes", 0], "--votes"), (["--compare", "a", "b", "--limit", 3], "of the other flags it takes --json only"),
+    (["--compare", "a"], "2 to 26"), ([TINY, "--judge", "nowhere"], "nowhere/config.json"), ([TINY, "--votes", 0], "--votes"),
+    (["--compare", "a", "b", "--limit", 3], "of the other flags it takes --json only"),
     ([TINY, "--json", "nowhere/x.json"], "--json nowhere/x.json: no such directory")])
-def test_bad_command_lines_are_one_line(flags, words, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, flags)])
+def test_bad_command_lines_are_one_line(flags, words):
     before = set(Path(TINY).iterdir())
-    try:
-        with pytest.raises(ValueError, match=words):
-            evaluation.main(run.parse_config(evaluation.Config, ""))
-    finally:
-        if evaluation.run.dist.is_initialized():
-            run.stop()
+    refused(flags, words)
     assert set(Path(TINY).iterdir()) == before

@@ -539,12 +539,15 @@ def test_scores_are_by_name_and_a_verifier_that_gives_no_number_is_refused(monke
             rewards.score(GOOD, Q)
 
 
-def test_tex_and_lists_are_read_as_prose():
+def test_words_and_numbers_are_compared_in_one_form():
     assert rewards.normal("−1,200.0") == "-1200" and rewards.normal("+5") == "5"
     assert rewards.normal("7.40/30") == "7.40/30" and rewards.normal("gas") == "gas"
-    assert rewards.root("basal") == "basal"
+    assert rewards.root("lethargic") == rewards.root("lethargy")
+    assert rewards.root("oral") == "oral" and rewards.root("basal") == "basal"
+
+
+def test_tex_and_lists_are_read_as_prose():
     assert rewards.sentences(r"the \textbf{lung}s") == [["the", "lung"]]
-    assert rewards.root("lethargic") == rewards.root("lethargy") and rewards.root("oral") == "oral"
     assert rewards.sentences(r"\emph{Fever} and \underline{chills}") == [["fever", "and"], ["chill"]]
     assert rewards.sentences(r"It is \boxed{Acute appendicitis}.")[-1] == ["acute", "appendicitis"]
     assert rewards.sentences("No, fever or chills fit.") == [["no", ",", "fever", "or", "chill", "fit"]]
@@ -682,9 +685,12 @@ def test_what_the_stem_denies_is_made_up(response, wrong):
     q = SimpleNamespace(stem="A boy coughs. His parents deny any history of fever. He has no rash, and no wheezing, "
                         "but had wheezing last year. What is it?", options={"A": "anemia", "B": "lymphoma"}, answer="A")
     assert rewards.unsupported(response, q) == wrong
-    assert rewards.citations("He lacks chills or fever, which supports anemia.", q) == [
-        "His parents deny any history of fever"]
     assert rewards.grounding(response, q) <= (1 / 6 if wrong else 1)
+
+
+def test_what_is_lacking_is_each_of_a_list():
+    q = SimpleNamespace(stem="A boy coughs. He has no fever. What is it?", options={"A": "anemia"}, answer="A")
+    assert rewards.citations("He lacks chills or fever, which supports anemia.", q) == ["no fever"]
 
 
 def test_a_name_of_a_place_or_a_test_is_no_finding():
