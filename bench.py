@@ -493,5 +493,5 @@ def main():
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError) as error:
-        run.fail(error)
+    except (ValueError, OSError, torch.OutOfMemoryError) as error:
+        run.fail(error, "--checkpoint-layers, a smaller --micro-tokens, --prompts or --new-tokens")

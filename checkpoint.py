@@ -165,7 +165,8 @@ def load_model(directory):
     odd = [f"{n} is {t.dtype}" for n, t in found.items() if t.dtype not in DTYPES.values()]
     if odd:
         raise ModelError(f"{directory}: only float32, bfloat16 and float16 weights are read: {_some(odd)}")
-    model.load_state_dict({name: tensor.float() for name, tensor in found.items()}, assign=True)
+    # one after the other, so that nothing else stands twice
+    model.load_state_dict({name: found.pop(name).float() for name in expected}, assign=True)
     return model
 
 

@@ -302,10 +302,10 @@ class Packed:
             # The heads that share a key head stand as its queries, so that no key is repeated.
             asked = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
             if self.bias is None:
-                repeats, keys = q.shape[1] // k.shape[1], k.shape[2]
-                bias = torch.where(self.mask, 0.0, -torch.inf).to(q.dtype).repeat(1, 1, repeats, 1)
                 # torch wants rows a multiple of 8 elements apart on CUDA, and would copy the bias in each layer
-                self.bias = F.pad(bias, (0, -keys % 8))[..., :keys]
+                (n, _, t, keys), repeats = self.mask.shape, q.shape[1] // k.shape[1]
+                bias = q.new_zeros(n, 1, repeats, t, keys + -keys % 8)[..., :keys]
+                self.bias = bias.masked_fill_(~self.mask[:, :, None], -torch.inf).flatten(2, 3)
             out.append(F.scaled_dot_product_attention(asked, k, v, attn_mask=self.bias).reshape(q.shape))
         out = [x.transpose(1, 2).flatten(0, 1) for x in out]
         out.append(out[0].new_zeros(1, *out[0].shape[1:]))

@@ -410,6 +410,7 @@ def reference_logprobs(reference, batch, config, processes):
     for part, rows in passes(batch, config, processes):
         logprob, _ = logprobs_of(reference, rows, config, processes.device, entropy=False)
         found.update(zip(part, logprob.split([len(r.ids) for _, r in rows])))
+    reference.reshard()  # without a backward pass its root would stay whole during the update
     return [found[n] for n in range(len(batch))]
 
 

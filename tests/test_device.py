@@ -187,7 +187,7 @@ def test_a_step_elsewhere_is_the_step_here(dtype, name, monkeypatch):
         with Elsewhere():
             shape = replace(TINY, model_type=name)
             actor, policy = on(device, init_model(shape).to(dtype)), on(device, init_model(shape))
-            policy.checkpoint_layers = True
+            policy.checkpoint_layers, policy.reshard = True, lambda: None  # as FSDP would
             made = [generate(actor, prompts, seeds, 12, eos, **how) for how in
                     ({}, {"temperature": 0}, {"top_p": 0.9, "top_k": 9})]
             few = [[(i, g) for g in range(1 + i % 3)] for i in range(6)]  # prompts for themselves, compacted again

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
 import clinic
 import metrics
@@ -308,8 +309,9 @@ def test_an_update_raises_what_was_better_and_lowers_what_was_worse(processes):
     config = Config(beta=0.0, lr=0.05)
     policy = run.shard(small_policy(), processes)
     batch = [([1, 2], Rollout([3, 4], [-3.9] * 2, True)), ([1, 2], Rollout([7, 8], [-3.9] * 2, True))]
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3)  # first: a forward pass leaves FSDP's root unsharded
     before = reference_logprobs(policy, batch, config, processes)
+    assert all(isinstance(p, DTensor) for p in policy.parameters())  # none stays whole
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3)
     update(policy, optimizer, batch, torch.tensor([0.7, -0.7], device=processes.device), None, 0.0, config, processes)
     after = reference_logprobs(policy, batch, config, processes)
     assert after[0].sum() > before[0].sum() and after[1].sum() < before[1].sum()
