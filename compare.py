@@ -170,7 +170,7 @@ def report(comparison):
                 low, high = intervals[measure]
                 cell = f"{differences[measure]:+.3f} [{low:+.3f}, {high:+.3f}]"
                 star = unequal[measure] >= FEWEST and (low > 1e-9 or high < -1e-9)
-                line += f"{cell:>29} {'*' if star else ' '}"
+                line += f" {cell:>28} {'*' if star else ' '}"
                 some |= {pairs[measure]} - {result["questions"]}
             lines.append(line.rstrip() + (f"  on {', '.join(map(str, sorted(some)))} questions" if some else ""))
         lines += ["", "* the 95% interval of the difference (paired bootstrap over the questions) leaves out 0, and "

@@ -30,6 +30,11 @@ def test_bootstrap_of_three_questions_is_the_exact_one():
     assert found.T.tolist() == [[0, 1], [-1, -1]]
 
 
+def test_bootstrap_of_a_hundred_coins():
+    """50 heads of 100: binomial, P(X <= 39) = 0.018, P(X <= 40) = 0.028, so the 2.5% point is 40 and the 97.5% point 60."""
+    assert compare.bootstrap(np.repeat([[0.0], [1.0]], 50, axis=0)).T.tolist() == [[0.4, 0.6]]
+
+
 def test_bootstrap_against_the_normal_interval():
     """400 differences: 1.96 standard errors to either side, within the resampling's own error."""
     values = np.random.default_rng(3).normal(0.2, 1, 400)
@@ -83,6 +88,60 @@ def test_two_checkpoints_by_hand(tmp_path):
     assert [line[1:] for line in lines] == [[], ["4 questions"], ["3 questions"]]
 
 
+def test_a_question_counts_by_the_mean_of_its_samples():
+    samples = [{"answer": "A", "length": 10}, {"answer": "B", "length": 30}, {"answer": "A", "length": None}]
+    found = compare.means_of([("q0", "A", "A", samples), ("q1", "A", "B", [{"answer": "B", "length": 2}])])
+    assert found == {"accuracy": (pytest.approx(1 / 3), [pytest.approx(2 / 3), 0]), "majority": (0.5, [1, 0]),
+                     "length": (14, [20, 2])}
+
+
+def test_the_printed_comparison(tmp_path):
+    a = write(tmp_path / "a", "exam", "AABABA", [1, 2, 3, 4, 5, 6], temperature=1)
+    b = write(tmp_path / "b", "exam", "AABABA", [3, 4, 5, 6, 7, 8], temperature=0)
+    c = write(tmp_path / "c", "exam", "ABBABA", [101, 102, 103, 104, 105, 106], temperature=1)  # nothing by the judge
+    assert compare.report(compare.compare([a, b, c])).splitlines() == [
+        "exam: 6 questions",
+        f"  A  {a}",
+        f"  B  {b}",
+        f"  C  {c}",
+        "  they differ in temperature: 1, 0, 1",
+        "",
+        "                            A        B        C                          B - A                          C - A",
+        "accuracy                0.667    0.667    0.500      +0.000 [+0.000, +0.000]        -0.167 [-0.500, +0.000]",
+        "majority                0.667    0.667    0.500      +0.000 [+0.000, +0.000]        -0.167 [-0.500, +0.000]",
+        "length                  3.500    5.500  103.500      +2.000 [+2.000, +2.000] * +100.000 [+100.000, +100.000] *",
+        "",
+        "* the 95% interval of the difference (paired bootstrap over the questions) leaves out 0, and 6 questions or "
+        "more differ",
+        "majority, McNemar's exact test: only A right 0, only B right 0, p = 1",
+        "majority, McNemar's exact test: only A right 1, only C right 0, p = 1"]
+
+
+def test_the_printed_table(capsys):
+    settings = {"objective": "crpo", "temperature": 0.5, "votes": 2, "max_new_tokens": 64, "seed": 3}
+    groups = {name: {"questions": 9 - i, "accuracy": i / 8} for i, name in enumerate("abcde")}
+    compare.print_tables("ckpt", {
+        "exam": {**settings, "questions": 5, "accuracy": 0.4, "accuracy_interval": (0.118, 0.769),
+                 "breakdown": {"kind": groups, "system": {"heart": {"questions": 5, "accuracy": 0.4}}}},
+        "a-name-of-twenty-four-and": {**settings, "questions": 7, "accuracy": None, "length": 2.25, "breakdown": {}},
+    }, set(settings))
+    assert capsys.readouterr().out.splitlines() == [
+        "ckpt: crpo prompt, temperature 0.5, samples 2, at most 64 tokens, seed 3",
+        "",
+        "                                               exam  a-name-of-twenty-four-and",
+        "questions                                         5                          7",
+        "accuracy                       0.400 [0.118, 0.769]                          -",
+        "",
+        "responses and their objectives",
+        "length                                            -                      2.250",
+        "",
+        "accuracy by group (questions)",
+        "exam kind: a 0.000 (9), b 0.125 (8), c 0.250 (7), d 0.375 (6), and 1 more",
+        "exam system: heart 0.400 (5)"]
+    compare.print_tables("ckpt", {"exam": {**settings, "breakdown": {}}}, {*settings})
+    assert capsys.readouterr().out.splitlines()[2:] == [" " * 44 + "exam", ""]
+
+
 @pytest.mark.parametrize("lengths, starred", [
     ([2, 3, 4, 5, 6, 7], ["length", "judge_cecd"]), ([2, 3, 4, 5, 6, 6], []),  # five coins fall alike once in 16
     ([2, 3, 4, 5, 6, 2], [])])
@@ -116,6 +175,17 @@ def test_other_questions_or_none_are_an_error(tmp_path, capsys):
     shorter = write(tmp_path / "b", "exam", "AA", [1, 2])
     with pytest.raises(ValueError, match=r"exam: the questions of .*b \(2\) are not those of .*a \(3\), from line 3"):
         compare.compare([a, shorter])
+    renamed = write(tmp_path / "f", "exam", "BBB", [1, 2, 3])
+    lines = (renamed / "eval" / "exam.responses.jsonl").read_text()
+    (renamed / "eval" / "exam.responses.jsonl").write_text(lines.replace("q1", "Q1"))
+    with pytest.raises(ValueError, match=r"are not those of .*a \(3\), from line 2 on"):
+        compare.compare([a, renamed])
+    for few in ([a], [a] * 27):
+        with pytest.raises(ValueError, match="--compare takes 2 to 26 directories"):
+            compare.compare(few)
+    with pytest.raises(ValueError, match="a: exam, other; .*nothing: none, run eval.py on it first"):
+        (tmp_path / "nothing").mkdir()
+        compare.compare([a, tmp_path / "nothing"])
     elsewhere = write(tmp_path / "c", "else", "AAA", [1, 2, 3])
     with pytest.raises(ValueError, match="no data set was evaluated in all of them: .*a: exam, other; .*c: else"):
         compare.compare([a, elsewhere])
@@ -132,7 +202,9 @@ def test_other_questions_or_none_are_an_error(tmp_path, capsys):
     with pytest.raises(ValueError, match="exam.responses.jsonl: cannot be read"):
         compare.compare([a, unfinished])
     compare.compare([a, write(tmp_path / "e", "exam", "ABA", [1, 2, 3])])
-    assert "left out: other" in capsys.readouterr().out
+    assert capsys.readouterr().out == "not in all of them and left out: other\n"
+    compare.compare([a, a])
+    assert capsys.readouterr().out == ""
 
 
 def test_means_are_those_of_the_evaluations(tmp_path, monkeypatch, capsys):
