@@ -1,13 +1,16 @@
 import json
 import random
+import sys
 from collections import Counter
+from dataclasses import asdict
 from itertools import combinations
 
 import pytest
 
 import clinic
 from clinic import ASKED, CONDITIONS, STYLES, SYSTEMS, UNITS, audit, make_questions, typical, write_trace
-from data import Question, load_responses
+from data import Question, Tokenizer, load_questions, load_responses
+from stream import digest_of
 
 
 def test_the_world_can_be_told_apart():
@@ -31,6 +34,16 @@ def test_deterministic_and_independent_of_global_state():
     random.seed(2)
     assert a == make_questions(50, 3, "train") == make_questions(80, 3, "train")[:50]
     assert a != make_questions(50, 4, "train")
+
+
+def test_the_world_is_the_recorded_one():
+    """Every recorded result is of these questions and traces: where one changes, the records have to be made anew."""
+    assert {split: digest_of([asdict(q) for q in make_questions(500, 0, split)])
+            for split in ("train", "test", "final")} == {
+        "train": "f7fb43988df82733", "test": "8e2ff5d2413821c4", "final": "a19ee29a9fe7a6cb"}
+    assert {name: digest_of([(asdict(q), *how) for q, *how in clinic.make_corpus(500, 0, name)])
+            for name in clinic.CORPORA} == {
+        "pretrain": "e830ac406e3db02b", "base": "e00700e997521fa2", "cold": "2ac18c6ce4407b87"}
 
 
 def test_splits_share_no_combination_of_findings():
@@ -153,3 +166,23 @@ def test_corpora_have_their_shares(name, tmp_path):
     grpo = sum(o == "grpo" for _, _, o in rows) / 600
     assert abs(grpo - ("grpo" in recipe["objectives"]) / 2) < 0.06
     assert json.loads((tmp_path / "a.jsonl").read_text().splitlines()[0])["source"] == "clinic"
+
+
+def test_its_commands(tmp_path, monkeypatch):
+    def typed(*words):
+        monkeypatch.setattr(sys, "argv", ["clinic.py", *map(str, words)])
+        clinic.main()
+
+    typed("questions", 3, tmp_path / "a.jsonl")
+    typed("questions", 3, tmp_path / "b.jsonl", "--seed", 1, "--split", "final")
+    assert load_questions(tmp_path / "a.jsonl") == make_questions(3, 0, "test")
+    assert load_questions(tmp_path / "b.jsonl") == make_questions(3, 1, "final")
+    typed("cold", 3, tmp_path / "c.jsonl", "--seed", 2)
+    assert load_responses(tmp_path / "c.jsonl") == list(clinic.make_corpus(3, 2, "cold"))
+    typed("tokenizer", 40, tmp_path / "new" / "tokenizer")
+    tokenizer = Tokenizer(tmp_path / "new" / "tokenizer", 2000)
+    text = "A 60-year-old man has diffuse ST elevation."
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text and " diffuse ST elevation" in [tokenizer.decode([i]) for i in ids]
+    config = json.loads((tmp_path / "new" / "tokenizer" / "tokenizer_config.json").read_text())
+    assert config["chat_template"] == clinic.CHAT_TEMPLATE and config["eos_token"] == "<|im_end|>"
