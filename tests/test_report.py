@@ -159,9 +159,14 @@ def test_the_rows_of_training_hold_what_the_page_reads():
     scores = [rewards.score(text, question) for text in texts]
     parts = torch.zeros(1, 2, len(scores[0]), dtype=torch.float64)
     parts[0, 0, 0], parts[0, 1, 0] = 0.7, -0.7
-    rows = metrics.sample_rows(4, [], [question], [texts], [[Rollout([1, 2], [0.0, 0.0], True)] * 2], [scores],
-                               torch.tensor([[10.5, 0]]), parts.sum(-1), parts, {"accuracy": 10.0},
-                               SimpleNamespace(main=True))
+    def rows_of(bad, main):
+        return metrics.sample_rows(4, bad, [question], [texts], [[Rollout([1, 2], [0.0, 0.0], True)] * 2], [scores],
+                                   torch.tensor([[10.5, 0]]), parts.sum(-1), parts, {"accuracy": 10.0},
+                                   SimpleNamespace(main=main))
+
+    assert [(row["rollout"], row["nonfinite"]) for row in rows_of([1], True)] == [(0, False), (1, True)]
+    assert [(row["rollout"], row["nonfinite"]) for row in rows_of([1], False)] == [(1, True)]  # of another process
+    rows = rows_of([], True)
     [group] = report.groups_of([report.parse(json.dumps(row).encode(), report.GROUP | report.ROLLOUT)
                                 for row in rows], [])
     first, second = group["rollouts"]

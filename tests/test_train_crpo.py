@@ -361,6 +361,8 @@ def test_a_full_disk_costs_the_held_out_table_only(tmp_path, monkeypatch):
     processes = SimpleNamespace(main=True, say=said.append)
     result = {"accuracy": 0.5, "accuracy_interval": (0.1, 0.9), "questions": 2, "reward": 1.0, "clinical": 1.0,
               "length": 3.0}
+    metrics.report_accuracy(result, "before", tmp_path, SimpleNamespace(main=False, say=lambda text: None))
+    assert not list(tmp_path.iterdir())  # the first process writes it
     metrics.report_accuracy(result, "before", tmp_path, processes)
     assert (tmp_path / "held_out_before.json").exists() and len(said) == 1
     monkeypatch.setattr(metrics, "write_json", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
@@ -381,6 +383,27 @@ def test_group_metrics_by_hand(processes):
                 "accuracy": 3 / 4, "accuracy_spread": math.sqrt(1 / 2) / 2, "accuracy_tie": 1 / 2,
                 "accuracy_steers": 1.5, "consistency_steers": -0.5, "coverage_tie": 1, "coverage_steers": 0}
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    none = metrics.group_metrics(reward, ties(reward, torch.ones(len(rewards.OBJECTIVES)), 0.01), 0 * parts,
+                                 reward.sum(-1), rollouts, 3, processes)
+    assert none["skipped"] == 1 and none["accuracy_steers"] == 0
+
+
+def test_the_line_beside_the_bar():
+    row = {"reward": 9.876, "accuracy": 0.875, "grounding": 0.5, "kl": 0.0517, "entropy": None, "length": 51.6,
+           "tokens": 3300, "seconds": 0.5}
+    weights = {"accuracy": 10.0, "consistency": 0.0, "grounding": 4.0}
+    assert metrics.status(row, weights, 0.3) == (
+        "reward 9.88 (accuracy 0.88 grounding 0.50) kl 0.052/0.3 length 52, 6,600 tokens/s")
+    assert metrics.status({**row, "entropy": 0.25}, {"accuracy": 1.0}, 0) == (
+        "reward 9.88 (accuracy 0.88) kl 0.052 entropy 0.250 length 52, 6,600 tokens/s")
+    assert " kl " not in metrics.status({**row, "kl": None}, weights, 0.3)
+
+
+def test_the_example_before_and_after():
+    said, question = [], clinic.make_questions(1, seed=0, split="test")[0]
+    metrics.show_example((question, "one"), (None, "two"), SimpleNamespace(say=said.append))
+    assert said == [f"\n{question.stem}\n" + "".join(f"{letter}) {text}\n" for letter, text in question.options.items())
+                    + f"key: {question.answer}", "\nanswer before: one\n\nanswer after: two"]
 
 
 def test_a_trouble_is_told_once_when_it_begins():
