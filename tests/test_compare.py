@@ -180,6 +180,7 @@ def test_other_questions_or_none_are_an_error(tmp_path, capsys):
     (renamed / "eval" / "exam.responses.jsonl").write_text(lines.replace("q1", "Q1"))
     with pytest.raises(ValueError, match=r"are not those of .*a \(3\), from line 2 on"):
         compare.compare([a, renamed])
+    compare.compare([a] * 26)
     for few in ([a], [a] * 27):
         with pytest.raises(ValueError, match="--compare takes 2 to 26 directories"):
             compare.compare(few)
@@ -225,3 +226,5 @@ def test_means_are_those_of_the_evaluations(tmp_path, monkeypatch, capsys):
         assert len(means) > 20 and {name: values[seed] for name, values in means.items()} == pytest.approx(
             {name: table[name] for name in means}, abs=1e-12)
     assert printed.count("McNemar's exact test") == 2 and "C - A" in printed
+    evaluate("--compare", *directories)
+    assert capsys.readouterr().out == printed

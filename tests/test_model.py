@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import linear
 import model as model_file
 from checkpoint import ModelError, load_config, load_model, save_model
 from linear import FEW, Product, product
-from model import PRESETS, WHOLE, Cache, Packed, init_model, rotary, scores
+from model import PRESETS, WHOLE, Cache, ModelConfig, Packed, init_model, rotary, scores
 from sampler import Step, generate
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -57,7 +58,30 @@ def test_a_save_loads_back_bit_equal(name, shard_bytes, tmp_path):
     assert again.config == model.config
     for (name, a), (_, b) in zip(model.named_parameters(), again.named_parameters()):
         assert torch.equal(a, b), name
-    assert json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"] == [1, 5]
+    assert json.loads((tmp_path / "generation_config.json").read_text()) == {"eos_token_id": [1, 5], "pad_token_id": 0}
+    raw, qwen3 = json.loads((tmp_path / "config.json").read_text()), model.config.model_type == "qwen3"
+    assert raw["architectures"] == ["Qwen3ForCausalLM" if qwen3 else "Qwen2ForCausalLM"] and raw["eos_token_id"] == [1, 5]
+    assert raw["pad_token_id"] == 0 and raw.get("attention_bias", True) != qwen3 and raw["hidden_act"] == "silu"
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1  # who reads the one may read the other
+
+
+def test_a_save_that_breaks_off_leaves_no_mixture(tmp_path, monkeypatch):
+    """Shards of the new model beside one of the old would load as neither."""
+    old, new = init_model(TINY), init_model(TINY, seed=1)
+    save_model(tmp_path / "new" / "one", TINY, dict(old.named_parameters()), [1], 0, shard_bytes=10_000)
+    assert json.loads((tmp_path / "new" / "one" / "config.json").read_text())["eos_token_id"] == 1
+    replace, done = os.replace, []
+
+    def breaks(*paths):
+        if len(done) == 3:
+            raise OSError("power is out")
+        done.append(replace(*paths))
+
+    monkeypatch.setattr(os, "replace", breaks)
+    with pytest.raises(OSError, match="power"):
+        save_model(tmp_path / "new" / "one", TINY, dict(new.named_parameters()), [1], 0, shard_bytes=10_000)
+    with pytest.raises(ModelError, match="config.json: no such file"):
+        load_model(tmp_path / "new" / "one")
 
 
 def test_a_smaller_save_leaves_no_stale_shards(tmp_path):
@@ -110,6 +134,7 @@ def test_a_tied_checkpoint_may_repeat_its_embedding(tmp_path):
     ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, ["rope_parameters", "yarn"]),
     ({"rope_scaling": {"type": "linear", "factor": 2.0}}, ["rope_scaling", "linear"]),
     ({"use_sliding_window": True}, ["use_sliding_window"]),
+    ({"layer_types": ["full_attention", "sliding_attention"]}, ["layer_types", "sliding_attention"]),
     ({"hidden_act": "gelu"}, ["hidden_act", "gelu"]),
     ({"attention_bias": True}, ["attention_bias"]),
     ({"num_hidden_layers": -1}, ["num_hidden_layers", "-1"]),
@@ -129,6 +154,18 @@ def test_unsupported_configs_are_refused_by_name(change, words, tmp_path):
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize("kind, head", [("qwen2", 12), ("qwen3", 128)])
+def test_what_a_config_leaves_out(kind, head, tmp_path):
+    raw = {"model_type": kind, "vocab_size": 9, "hidden_size": 48, "intermediate_size": 8, "num_hidden_layers": 2,
+           "num_attention_heads": 4}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    assert load_config(tmp_path) == ModelConfig(
+        **raw, num_key_value_heads=4, head_dim=head, max_position_embeddings=32768, rms_norm_eps=1e-6, rope_theta=1e4,
+        tie_word_embeddings=False, torch_dtype="float32")
+    (tmp_path / "config.json").write_text(json.dumps(raw | {"torch_dtype": "bfloat16"}))
+    assert load_config(tmp_path).torch_dtype == "bfloat16"
+
+
 def test_broken_directories_are_named(tmp_path):
     with pytest.raises(ModelError, match="config.json"):
         load_model(tmp_path)
@@ -141,6 +178,12 @@ def test_broken_directories_are_named(tmp_path):
     table["weight_map"]["model.norm.weight"] = "../../elsewhere.safetensors"
     index.write_text(json.dumps(table))
     with pytest.raises(ModelError, match="elsewhere"):
+        load_model(tmp_path / "m")
+    index.write_text('{"weight_map": ["model.norm.weight"]}')
+    with pytest.raises(ModelError, match="index.json: lacks weight_map"):
+        load_model(tmp_path / "m")
+    index.unlink()
+    with pytest.raises(ModelError, match="holds neither model.safetensors nor model.safetensors.index.json"):
         load_model(tmp_path / "m")
 
 
