@@ -142,7 +142,7 @@ CASE = Question("q", "A 40-year-old man has sharp chest pain, low-grade fever, p
     ("troponin of 90.5 ng/L supports myocardial infarction.", 0, 0, 1),
     ("troponin of 90 mmHg supports myocardial infarction.", 0, 0, 1),
     ("There is no tearing back pain, so B) is unlikely.", 0, 1, 0),
-    ("Tearing back pain is absent, which supports aortic dissection.", 0, 0, 0),  # rejects nothing
+    ("tearing back pain is absent, which supports aortic dissection.", 0, 0, 0),  # rejects nothing
     ("tearing back pain and syncope are absent, so B) aortic dissection is unlikely.", 0, 1, 0),
     ("C) is unlikely: no orthopnea or leg swelling.", 0, 1, 0),
     ("sharp chest pain supports acute pericarditis, and tearing back pain is absent.", 1, 0, 0),
