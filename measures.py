@@ -12,9 +12,9 @@ from functools import lru_cache
 from itertools import dropwhile, takewhile
 
 import rewards
-from rewards import (ATTRIBUTION, EMPTY, GENERAL, INFERENCE, MARKUP, PATIENT, READ, REJECT, STOP, UNITS, as_line,
-                     case_of, denied_at, extract_answer, is_number, mentions, named_options, readings_of, refusals,
-                     root, sentences, tokens_of, word_set)
+from rewards import (ATTRIBUTION, COPULA, EMPTY, GENERAL, INFERENCE, MARKUP, PATIENT, READ, REJECT, STOP, UNITS,
+                     as_line, case_of, denied_at, extract_answer, is_number, mentions, named_options, readings_of,
+                     refusals, root, sentences, tokens_of, word_set)
 
 MANY = 20  # findings that share a word; it names none of more
 CUE_LIMIT = 3  # how often one cue phrase counts as a behaviour
@@ -120,9 +120,11 @@ def behaviours(response):
 
 
 def head_of(finding):
-    """The word that names a finding by itself, "rash" of "a polymorphous rash on the trunk", or None."""
-    tokens = [t for t in tokens_of(finding.text) if t in finding.words - UNITS or t in PREPOSITIONS]
-    words = [*takewhile(lambda t: t not in PREPOSITIONS, dropwhile(PREPOSITIONS.__contains__, tokens))]
+    """The word that names a finding by itself, "rash" of "a polymorphous rash on the trunk", "calf" of "The right calf is
+    swollen", or None."""
+    ends = PREPOSITIONS | COPULA
+    tokens = [t for t in tokens_of(finding.text) if t in finding.words - UNITS or t in ends]
+    words = [*takewhile(lambda t: t not in ends, dropwhile(PREPOSITIONS.__contains__, tokens))]
     return words[-1] if words and words[-1] not in VAGUE else None
 
 
@@ -185,8 +187,9 @@ def named(sentence, case):
     """The findings (places in case.findings) that a sentence names, none of the case's that it denies.
 
     Half of a finding's words name it, or its head if no other finding has that word. A value takes one of its words
-    beside its numbers, or half of them beside a word such as "high" and no number. A finding that the case denies may
-    be named in any way: "normal", "clear" and "not enlarged" are as good as "no".
+    beside its numbers, or half of them beside a word such as "high" and no number. Words of the options alone name
+    none. A finding that the case denies may be named in any way: "normal", "clear" and "not enlarged" are as good as
+    "no".
     """
     places, found = {}, []
     for position, word in enumerate(sentence):
@@ -201,7 +204,7 @@ def named(sentence, case):
         elif numbers:
             enough &= not (RANGE.isdisjoint(sentence[max(0, at[0] - 3):at[-1] + 4])
                            or any(map(is_number, sentence[at[0]:at[-1] + 4])))
-        if enough and (negated or not denied_at(sentence, at[0], at[-1])):
+        if enough and not seen <= case.option_words and (negated or not denied_at(sentence, at[0], at[-1])):
             found.append(finding)
     return found
 

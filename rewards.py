@@ -158,12 +158,15 @@ GENERIC = PATIENT | word_set("""male female baby person case finding feature sig
     best correct reason clinical overall together combination typical typically classic usually well physical vital
     laboratory study mother father parent wife husband say said tell told noticed past recent recently otherwise
     appear""")
-# names of tests, people, times and sides, which are no finding by themselves
+# names of tests, people, times and sides, and turns of speech, which are no finding by themselves
 PARTS = word_set("""medical family social surgical sexual studies testing evaluation measurement remainder serum urine
     urinalysis ecg electrocardiogram radiograph medication treatment therapy treated started began managed
     follow admitted office room home arrival visit place today now time morning current first last two three sister
     brother son abdominal pelvic cardiac cardiovascular cardiopulmonary pulmonary respiratory neurologic neurological
-    bilateral unilateral left right upper age sex""")
+    bilateral unilateral left right upper age sex primary care further additionally addition furthermore moreover
+    specifically notably since therefore thus currently respectively diagnosed up arrive pediatrician mention explain
+    based confirm questioning upon review system image see reference range value concern similar along associated level
+    test live feel partner roommate friend""")
 # how much and how long: a finding is the same without them
 DEGREES = word_set("""mild moderate severe marked slightly progressively gradually worsening increasingly intermittent
     occasional recurrent persistent sudden onset several multiple""")
@@ -240,7 +243,8 @@ CLAUSE = re.compile(r"(,(?!\d)|[;:()\n]|\b(?:and|with|but|who|which|that|because
 HAS_NOT = re.compile(r"\b(?:(?:has|have|had)(?: not|n['’]t) had|(?:does|do|did)(?: not|n['’]t) have)\b", re.I)
 # of the same value, as in "36.7°C (98.0°F)"
 SECOND = re.compile(r"(\d[- ]?[^\s\d()]{1,12}) \((?=\d)(?:[^()A-Za-z]|\b[A-Za-z]{1,4}\b){1,40}\)")
-ASKS = word_set("which what how why who following next step diagnosis cause mechanism appropriate except true false")
+ASKS = word_set("""which what how why who following next step diagnosis cause mechanism appropriate except true false
+    likely""")
 
 
 # other values of the same names

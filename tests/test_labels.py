@@ -1,7 +1,7 @@
 """The rule measures against hand labels (fixtures/LABELS.md): 60 responses in free prose to questions of our own.
 
-The goal, exact counts for 24 of 30 on each measure, is missed: of the first 30, 11 on citations, 19 on rejections, 15
-on unsupported; of the second, 12, 15 and 14; of the even ids, which no rule was chosen by, 11, 19 and 14 of 30. A
+The goal, exact counts for 24 of 30 on each measure, is missed: of the first 30, 14 on citations, 19 on rejections, 15
+on unsupported; of the second, 13, 15 and 14; of the even ids, which no rule was chosen by, 13, 19 and 14 of 30. A
 response cites 7 findings, so an exact count takes nearly every one of them. What is left is paraphrase ("the gait came
 first"), parts of a finding that count as findings, and medicine: whether a reason is true. The floors below hold what
 was reached. Who reads reaches it: two readers with the rules of labelling alone agree with the labels in 27 of 30 or
@@ -39,7 +39,7 @@ def test_other_readers_count_alike():
 
 
 @pytest.mark.parametrize("measure, first, second", [  # exact of 30, at least; mean absolute error of the count, at most
-    ("citations", (11, 1.04), (12, 1.07)),
+    ("citations", (14, 0.87), (13, 1.07)),
     ("rejections", (19, 0.5), (15, 0.71)),
     ("unsupported", (15, 0.64), (14, 0.74)),
 ])

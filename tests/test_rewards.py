@@ -741,6 +741,14 @@ def test_what_a_stem_denies(stem, denied):
     ("It was of sudden onset. Which is it?", ["It was of sudden onset"]),
     ("He was seen at 5 mg. Which is it?", []),
     ("5 mg. He has a cough of 5. Which is it?", ["a cough of 5"]),
+    # what stands in any case is none
+    ("A 42-year-old man comes to the physician for a follow-up examination. In addition, he has a cough. He was diagnosed "
+     "with asthma. Further evaluation of this patient is most likely to show which of the following?",
+     ["a cough", "asthma"]),
+    ("He lives with his friend. Her primary care physician mentions a rash. Currently, the rash itches. This patient is "
+     "most likely deficient in a vitamin that does which of the following?",
+     ["Her primary care physician mentions a rash", "the rash itches"]),
+    ("A man with a cough is most likely to have a rash and which?", ["a cough is most likely to", "a rash"]),
 ])
 def test_what_a_stem_holds(stem, texts):
     assert [f.text for f in rewards.findings_of(stem)] == texts
@@ -849,6 +857,17 @@ def test_a_response_is_read_in_the_words_of_its_case(stem, response, words):
     q = SimpleNamespace(stem=stem, options={"A": "anemia", "B": "meningismus"}, answer="A")
     [sentence] = rewards.sentences(response)
     assert " ".join(measures.in_its_words(sentence, rewards.case_of(q))) == words
+
+
+@pytest.mark.parametrize("response, findings", [
+    ("The calf settles it.", ["The left calf is swollen"]), ("It is swollen.", []),
+    ("Abdominal ultrasound settles it.", []), ("The distension settles it.", ["abdominal distension"]),
+    ("Abdominal distension settles it.", ["abdominal distension"]),
+])
+def test_a_subject_names_a_finding_and_the_words_of_options_do_not(response, findings):
+    q = SimpleNamespace(stem="The left calf is swollen. He has abdominal distension. Which is it?",
+                        options={"A": "abdominal ultrasound"}, answer="A")
+    assert measures.citations(response, q) == findings
 
 
 def test_a_test_stands_for_its_result_and_alone_for_itself():
