@@ -260,6 +260,15 @@ def test_the_batch_does_not_change_an_answer(scripted, processes):
     assert answers[0] == answers[1] == answers[2] and len(seen) == 48 and len(set(seen)) == 16
 
 
+def test_a_prompt_of_just_the_limit_is_asked(scripted, processes):
+    directory, build = scripted
+    one, asked = judge.open_judge(directory, processes), [("cecd", Q, "fever.")]
+    length = len(judge.chat_ids(one.tokenizer, *judge.prompt_of(*asked[0])))
+    for limit, text in ((length, "count: 0"), (length - 1, None)):
+        assert judge.answers(replace(one, limit=limit), build(lambda prompt: "count: 0"), asked) == [
+            {"text": text, "finished": text is not None}]
+
+
 def test_a_judge_that_would_think_aloud_begins_after_an_empty_thought(scripted, processes):
     directory, build = scripted
     (directory / "chat_template.jinja").write_text("{% if enable_thinking is false %}")
