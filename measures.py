@@ -120,8 +120,8 @@ def behaviours(response):
 
 
 def head_of(finding):
-    """The word that names a finding by itself, "rash" of "a polymorphous rash on the trunk", "calf" of "The right calf is
-    swollen", or None."""
+    """The word that names a finding by itself, or None: "rash" of "a polymorphous rash on the trunk", "calf" of "The
+    calf is swollen"."""
     ends = PREPOSITIONS | COPULA
     tokens = [t for t in tokens_of(finding.text) if t in finding.words - UNITS or t in ends]
     words = [*takewhile(lambda t: t not in ends, dropwhile(PREPOSITIONS.__contains__, tokens))]

@@ -31,7 +31,7 @@ def test_bootstrap_of_three_questions_is_the_exact_one():
 
 
 def test_bootstrap_of_a_hundred_coins():
-    """50 heads of 100: binomial, P(X <= 39) = 0.018, P(X <= 40) = 0.028, so the 2.5% point is 40 and the 97.5% point 60."""
+    """50 heads of 100: binomial, P(X <= 39) = 0.018, P(X <= 40) = 0.028, so the 2.5% point is 40, the 97.5% point 60."""
     assert compare.bootstrap(np.repeat([[0.0], [1.0]], 50, axis=0)).T.tolist() == [[0.4, 0.6]]
 
 
@@ -109,7 +109,8 @@ def test_the_printed_comparison(tmp_path):
         "                            A        B        C                          B - A                          C - A",
         "accuracy                0.667    0.667    0.500      +0.000 [+0.000, +0.000]        -0.167 [-0.500, +0.000]",
         "majority                0.667    0.667    0.500      +0.000 [+0.000, +0.000]        -0.167 [-0.500, +0.000]",
-        "length                  3.500    5.500  103.500      +2.000 [+2.000, +2.000] * +100.000 [+100.000, +100.000] *",
+        "length                  3.500    5.500  103.500      +2.000 [+2.000, +2.000] * "
+        "+100.000 [+100.000, +100.000] *",
         "",
         "* the 95% interval of the difference (paired bootstrap over the questions) leaves out 0, and 6 questions or "
         "more differ",

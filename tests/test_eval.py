@@ -99,7 +99,8 @@ def test_breakdowns_by_hand():
     questions, rows = zip(
         answered(*"AB", subject_name="Surgery", topic_name="x"), answered(*"BB", subject_name="Dental"),
         answered(*"AA", subject_name="Surgery"), answered(subject_name="Dental", kind="test"),
-        answered("A", subject_name="Surgery"), answered("A", subject_name="Anatomy"), answered("B", subject_name="Skin"))
+        answered("A", subject_name="Surgery"), answered("A", subject_name="Anatomy"),
+        answered("B", subject_name="Skin"))
     found = compare.breakdown(rows, questions)
     assert found["kind"] == {"test": {"questions": 1, "accuracy": 0}} and len(found) == 2
     assert list(found["subject_name"].items()) == [

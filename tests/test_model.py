@@ -60,8 +60,9 @@ def test_a_save_loads_back_bit_equal(name, shard_bytes, tmp_path):
         assert torch.equal(a, b), name
     assert json.loads((tmp_path / "generation_config.json").read_text()) == {"eos_token_id": [1, 5], "pad_token_id": 0}
     raw, qwen3 = json.loads((tmp_path / "config.json").read_text()), model.config.model_type == "qwen3"
-    assert raw["architectures"] == ["Qwen3ForCausalLM" if qwen3 else "Qwen2ForCausalLM"] and raw["eos_token_id"] == [1, 5]
-    assert raw["pad_token_id"] == 0 and raw.get("attention_bias", True) != qwen3 and raw["hidden_act"] == "silu"
+    assert raw["architectures"] == ["Qwen3ForCausalLM" if qwen3 else "Qwen2ForCausalLM"]
+    assert raw["eos_token_id"] == [1, 5] and raw["pad_token_id"] == 0
+    assert raw.get("attention_bias", True) != qwen3 and raw["hidden_act"] == "silu"
     assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1  # who reads the one may read the other
 
 

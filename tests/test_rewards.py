@@ -742,11 +742,11 @@ def test_what_a_stem_denies(stem, denied):
     ("He was seen at 5 mg. Which is it?", []),
     ("5 mg. He has a cough of 5. Which is it?", ["a cough of 5"]),
     # what stands in any case is none
-    ("A 42-year-old man comes to the physician for a follow-up examination. In addition, he has a cough. He was diagnosed "
-     "with asthma. Further evaluation of this patient is most likely to show which of the following?",
+    ("A 42-year-old man comes to the physician for a follow-up examination. In addition, he has a cough. He was "
+     "diagnosed with asthma. Further evaluation of this patient is most likely to show which of the following?",
      ["a cough", "asthma"]),
-    ("He lives with his friend. Her primary care physician mentions a rash. Currently, the rash itches. This patient is "
-     "most likely deficient in a vitamin that does which of the following?",
+    ("He lives with his friend. Her primary care physician mentions a rash. Currently, the rash itches. This patient "
+     "is most likely deficient in a vitamin that does which of the following?",
      ["Her primary care physician mentions a rash", "the rash itches"]),
     ("A man with a cough is most likely to have a rash and which?", ["a cough is most likely to", "a rash"]),
 ])
