@@ -207,7 +207,7 @@ def test_a_hack_without_guard_still_needs_the_key(hack, q):
 
 def test_a_search_without_the_key_stays_below_honest_traces():
     questions = clinic.make_questions(20, 0, "test")
-    found = hack_search.search(questions, evaluations=300, seed=0)
+    found = hack_search.search(questions, evaluations=150, seed=0)
     honest, honest_looks = hack_search.honest(questions)
     assert 3 < found.reward < honest
     assert 3 < found.looks < honest_looks
