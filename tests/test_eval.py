@@ -232,6 +232,20 @@ def model(tmp_path):
     return shutil.copytree(TINY, tmp_path / "model", ignore=shutil.ignore_patterns("eval"))
 
 
+def test_a_fingerprint_is_of_configuration_and_weights(model):
+    found = {fingerprint(model)}
+    for name in ("model.safetensors", "config.json"):
+        with open(model / name, "r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)[0]
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last ^ 1]))
+        found.add(fingerprint(model))
+    assert len(found) == 3
+    (model / "tokenizer.json").unlink()
+    assert fingerprint(model) in found
+
+
 def test_eval_of_the_clinic(model, tmp_path, monkeypatch):
     flags = [model, "--limit", 6, "--votes", 3, "--max-rows", 6, "--max-new-tokens", 48]
     printed = command("eval.py", *flags, "--json", tmp_path / "all.json")
