@@ -21,9 +21,13 @@ ROOT = Path(__file__).parents[1]
 
 def fork(act, log=os.devnull, environment={}):
     """Run act() in a forked process that appends what it prints to the file `log` -> its process id."""
+    gc.disable()  # a process group left by the parent ends in a crash in the child, as its threads are not there
     child = os.fork()
     if child:
+        gc.enable()
         return child
+    gc.freeze()
+    gc.enable()
     status = 1
     try:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -32,7 +36,6 @@ def fork(act, log=os.devnull, environment={}):
         sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
         os.environ.update(environment)
         torch.set_num_threads(1)
-        gc.freeze()  # a process group left by the parent ends in a crash here, as its threads are not here
         act()
         status = 0
     except SystemExit as end:
