@@ -159,6 +159,7 @@ def test_the_rows_of_training_hold_what_the_page_reads():
     scores = [rewards.score(text, question) for text in texts]
     parts = torch.zeros(1, 2, len(scores[0]), dtype=torch.float64)
     parts[0, 0, 0], parts[0, 1, 0] = 0.7, -0.7
+
     def rows_of(bad, main):
         return metrics.sample_rows(4, bad, [question], [texts], [[Rollout([1, 2], [0.0, 0.0], True)] * 2], [scores],
                                    torch.tensor([[10.5, 0]]), parts.sum(-1), parts, {"accuracy": 10.0},
