@@ -118,18 +118,18 @@ class Cache:
     Use: prefill, fork; then for every token open and decode in each layer; between tokens keep, where rows retire.
     """
 
-    def __init__(self, lengths):
-        self.lengths, self.length, self.end, self.prompt = lengths, 0, 0, []
+    def __init__(self, lengths, longest):
+        """longest: P."""
+        self.lengths, self.longest, self.length, self.end, self.prompt = lengths, longest, 0, 0, []
         self.slot = lengths.new_zeros(1)
         self.window = WINDOW if lengths.is_cuda else 1
 
-    def prefill(self, layer, q, k, v):
-        """Attention of some prompts, layer after layer; their keys and values [b, Hk, P, Dh] join those stored."""
-        new = torch.stack((k.transpose(0, 1), v.transpose(0, 1)))
-        if layer < len(self.prompt):
-            self.prompt[layer] = torch.cat((self.prompt[layer], new), 2)
-        else:
-            self.prompt.append(new)
+    def prefill(self, rows, layer, q, k, v):
+        """Attention within some prompts, rows [b] of the B, whose keys and values [b, Hk, p, Dh] are stored; p <= P."""
+        if layer == len(self.prompt):
+            self.prompt.append(k.new_zeros(2, k.shape[1], len(self.lengths), self.longest, k.shape[3]))
+        for room, new in zip(self.prompt[layer], (k, v)):
+            room[:, rows, :k.shape[2]] = new.transpose(0, 1)
         return causal(q, k, v)
 
     def fork(self, owner, slots):

@@ -13,18 +13,19 @@ Legend: B prompts, G rollouts, N rows = rollouts still running, T tokens, P long
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from linear import product
+from linear import addition, product
 from model import Cache, rotary
 
 
 BLOCK = 64  # tokens that draw() looks at one by one
-PREFILL_TOKENS = 16384  # of prompts that pass through the model at once, if a single one is not more
+PREFILL_TOKENS = 8192  # of prompts that pass through the model at once, if a single one is not more
 
 
 @dataclass
@@ -124,8 +125,8 @@ class Step:
             bias = None if qkv[0].bias is None else join([p.bias for p in qkv])
             gate_up = join([mlp.gate_proj.weight, mlp.up_proj.weight])
             self.layers.append((layer.input_layernorm, product(join([p.weight for p in qkv]), bias), attention.q_norm,
-                                attention.k_norm, attention.o_proj.weight.t(), layer.post_attention_layernorm,
-                                product(gate_up), mlp.down_proj.weight.t()))
+                                attention.k_norm, addition(attention.o_proj.weight), layer.post_attention_layernorm,
+                                product(gate_up), addition(mlp.down_proj.weight)))
         self.norm, self.head = model.model.norm, product(model.head)
 
     def __call__(self, token, positions, cache):
@@ -153,15 +154,15 @@ class Step:
         heads, kv_heads, n = self.config.num_attention_heads, self.config.num_key_value_heads, len(token)
         x = self.model.model.embed_tokens(token)
         cos, sin = self.cos[positions], self.sin[positions]
-        for i, (norm, qkv, q_norm, k_norm, out, mlp_norm, gate_up, down) in enumerate(self.layers):
+        for i, (norm, qkv, q_norm, k_norm, add_out, mlp_norm, gate_up, add_down) in enumerate(self.layers):
             y = qkv(norm(x)).view(n, heads + 2 * kv_heads, -1)
             qk = rotated = y[:, :heads + kv_heads]
             if self.config.model_type == "qwen3":
                 qk = torch.cat((q_norm(qk[:, :heads]), k_norm(qk[:, heads:])), 1)
             torch.addcmul(qk * cos, qk.roll(self.config.head_dim // 2, -1), sin, out=rotated)
-            x.addmm_(cache.decode(i, y), out)
+            add_out(x, cache.decode(i, y))
             gate, up = gate_up(mlp_norm(x)).chunk(2, -1)
-            x.addmm_(F.silu(gate).mul_(up), down)
+            add_down(x, F.silu(gate).mul_(up))
         return self.head(self.norm(x))
 
 
@@ -190,15 +191,19 @@ def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p,
     model, device = step.model, step.model.head.device
     step.graph = step.logits = None  # of the batch before: free their memory
     lengths = torch.tensor([len(p) for p in prompts], device=device)
-    ids = pad_sequence([torch.tensor(p) for p in prompts], batch_first=True)
-    cache = Cache(lengths)
-    ids = F.pad(ids, (0, -ids.shape[1] % min(cache.window, 8)))  # CUDA's products read 8 at once
-    size = max(1, PREFILL_TOKENS // ids.shape[1])
-    logits = torch.cat([model(part.to(device), attend=cache.prefill, last=last)
-                        for part, last in zip(ids.split(size), (lengths - 1).split(size))])  # [B, V]
+    block = 8 if lengths.is_cuda else 1  # CUDA's products read 8 at once
+    longest = -(-max(map(len, prompts)) // block) * block
+    cache, logits, size = Cache(lengths, longest), [], max(1, PREFILL_TOKENS // longest)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # like lengths pass together, for less padding
+    for i in range(0, len(order), size):
+        rows = torch.tensor(order[i:i + size], device=device)
+        ids = pad_sequence([torch.tensor(prompts[j]) for j in order[i:i + size]], batch_first=True)
+        ids = F.pad(ids, (0, -ids.shape[1] % block)).to(device)
+        logits.append(model(ids, attend=partial(cache.prefill, rows), last=lengths[rows] - 1))
 
     owner = torch.tensor([i for i, s in enumerate(seeds) for _ in s], device=device)  # [N] whose prompt
-    logits, lengths = logits[owner], lengths[owner]
+    logits = torch.cat(logits)[torch.tensor(order, device=device).argsort()[owner]]  # [N, V]
+    lengths = lengths[owner]
     cache.fork(owner, max_new_tokens)
     noise = np.stack([uniforms(seed, max_new_tokens) for group in seeds for seed in group], 1)
     noise = torch.from_numpy(noise).to(device)  # [max_new_tokens, N]

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import linear
 import model as model_file
 from checkpoint import ModelError, load_config, load_model, save_model
-from linear import FEW, Product, product
+from linear import FEW, Product, addition, product
 from model import PRESETS, WHOLE, Cache, ModelConfig, Packed, init_model, rotary, scores
 from sampler import Step, generate
 
@@ -231,9 +232,12 @@ def test_cached_decoding_equals_the_full_forward(name):
     kept = {2: [0, 1, 2, 4, 5, 6, 8], 5: [0, 2, 4, 6], 7: [1, 3]}  # of those before
     continued = torch.randint(0, 96, (9, 10), generator=torch.Generator().manual_seed(0)).to(DEVICE)
     with torch.no_grad():
-        cache = Cache(prompt)
-        first = model(ids[:, :9], attend=cache.prefill, last=prompt - 1)
-        assert torch.allclose(first, model(ids)[torch.arange(3), prompt - 1], atol=1e-5)
+        cache = Cache(prompt, 9)
+        whole = model(ids)
+        for part in (torch.tensor([2, 0], device=DEVICE), torch.tensor([1], device=DEVICE)):
+            last = prompt[part] - 1
+            first = model(ids[part, :last.max() + 1], attend=partial(cache.prefill, part), last=last)
+            assert torch.allclose(first, whole[part, last], atol=1e-5)
         cache.fork(owner, 10)
         step = Step(model, 20)
         for t in range(10):
@@ -305,6 +309,24 @@ def test_the_product_is_torchs(rows, inner, outer, bias, monkeypatch):
     for count in (1, FEW - 1, FEW, 3 * FEW):
         x = torch.randn(count, inner)
         assert torch.allclose(product(weight, bias)(x), F.linear(x, weight, bias), atol=2e-5)
+
+
+@pytest.mark.skipif(not linear.X86, reason="needs oneDNN on an x86 CPU")
+def test_products_by_a_large_weight_are_packed(monkeypatch):
+    monkeypatch.setattr(linear, "LARGE", 40 * 24)
+    asked, onednn = [], linear.onednn
+    monkeypatch.setattr(linear, "onednn", lambda *args: asked.append(len(args[0])) or onednn(*args))
+    weight, bias = torch.randn(24, 40), torch.randn(24)
+    for count in (1, FEW, 3 * FEW):
+        x, y = torch.randn(count, 40), torch.randn(count, 24)
+        expected = y + F.linear(x, weight)
+        assert torch.allclose(product(weight, bias)(x), F.linear(x, weight, bias), atol=2e-5)
+        assert addition(weight)(y, x) is y and torch.allclose(y, expected, atol=2e-5)
+    assert asked == [1, 1, FEW, FEW, 3 * FEW, 3 * FEW]
+    small, in_bfloat16 = weight[:-1], weight.bfloat16()
+    assert torch.equal(addition(small)(y[:, :-1].clone(), x), y[:, :-1].clone().addmm_(x, small.t()))
+    assert torch.equal(product(in_bfloat16)(x.bfloat16()), F.linear(x.bfloat16(), in_bfloat16))
+    assert len(asked) == 6
 
 
 def test_token_logprobs_by_hand():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+import linear
 import sampler
 from model import PRESETS, Packed, init_model
 from sampler import draw, generate, truncate, uniforms
@@ -35,18 +36,26 @@ def test_a_rollout_depends_on_its_seed_and_prompt_only(model, monkeypatch):
             assert alone.ids == together[b][g].ids and alone.finished == together[b][g].finished
     expected = [[r.ids for r in g] for g in together]
     assert [[r.ids for r in g] for g in generate(model, PROMPTS, SEEDS, 30, EOS, max_rows=4)] == expected
-    monkeypatch.setattr(sampler, "PREFILL_TOKENS", 1)  # prompts pass through the model one by one
     passed = []
-    hook = model.register_forward_pre_hook(lambda _, args: passed.append(len(args[0])))
-    assert [[r.ids for r in g] for g in generate(model, PROMPTS, SEEDS, 30, EOS)] == expected
-    hook.remove()
-    assert passed == [1] * len(PROMPTS)
+    hook = model.register_forward_pre_hook(lambda _, args: passed.append(tuple(args[0].shape)))
+    for most, passes in ((1, [(1, 2), (1, 3), (1, 6), (1, 12)]), (24, [(2, 3), (2, 12)])):  # like lengths together
+        monkeypatch.setattr(sampler, "PREFILL_TOKENS", most)
+        assert [[r.ids for r in g] for g in generate(model, PROMPTS, SEEDS, 30, EOS)] == expected
+        assert passed == passes or DEVICE.type == "cuda"  # there lengths are multiples of 8
+        passed.clear()
     monkeypatch.undo()
-    passed.clear()
-    hook = model.register_forward_pre_hook(lambda _, args: passed.append(len(args[0])))
     generate(model, PROMPTS, [[0, 1]] * 4, 2, EOS, max_rows=5)
     hook.remove()
-    assert passed == [2, 2]  # two groups of two are the most that are no more than five rows
+    assert [n for n, _ in passed] == [2, 2]  # two groups of two are the most that are no more than five rows
+
+
+def test_packed_weights_draw_the_same(model, monkeypatch):
+    expected = generate(model, PROMPTS, SEEDS, 30, EOS)
+    monkeypatch.setattr(linear, "LARGE", 1)
+    packed = generate(model, PROMPTS, SEEDS, 30, EOS)
+    for ours, theirs in zip(packed, expected):
+        assert [r.ids for r in ours] == [r.ids for r in theirs]
+        assert all(np.allclose(a.logprobs, b.logprobs, atol=1e-4) for a, b in zip(ours, theirs))
 
 
 def test_other_seeds_give_other_rollouts(model):
