@@ -13,8 +13,8 @@ from itertools import dropwhile, takewhile
 
 import rewards
 from rewards import (ATTRIBUTION, COPULA, EMPTY, GENERAL, INFERENCE, MARKUP, PATIENT, READ, REJECT, STOP, UNITS,
-                     as_line, case_of, denied_at, extract_answer, is_number, mentions, named_options, readings_of,
-                     refusals, root, sentences, tokens_of, word_set)
+                     as_line, box_letter, boxes, case_of, denied_at, extract_answer, is_number, mentions, named_options,
+                     readings_of, refusals, root, sentences, tokens_of, word_set)
 
 MANY = 20  # findings that share a word; it names none of more
 CUE_LIMIT = 3  # how often one cue phrase counts as a behaviour
@@ -109,7 +109,9 @@ PREPOSITIONS = word_set("of on in at with for to when during over from by after 
 OTHERWISE = word_set("""portal pulmonary intracranial ocular gestational yellow hay scarlet rheumatic transferrin
     insipidus coat""")
 VAGUE = word_set("loss level history count pain test sign episode change problem type disease side day use")
+RETELLS = PATIENT | word_set("examination exam history imaging laboratory vital")  # near a sentence's beginning
 AGE = re.compile(r"\b(\d{1,3})[- ](?:year|month|week|day)s?[- ]old\b", re.IGNORECASE)
+ANSWER = re.compile(r"\b(?:answer is|is:)\W{0,8}(?:(?:[Oo]ption|[Cc]hoice) )?\(?([A-Z])(?=[).:*]|$)", re.MULTILINE)
 
 
 def behaviours(response):
@@ -211,8 +213,8 @@ def named(sentence, case):
 
 def citations(response, question):
     """CECD: the findings of the case that a response brings up, in order: named() in a sentence that says more than the
-    case does, or is followed by one that does, and is not its mere retelling ("The patient has ...", without a word of
-    inference in it and no "this" after it); and the age where it is named as one."""
+    case does, or is followed by one that does, and is not its mere retelling ("The patient has ...", "Examination shows
+    ...", without a word of inference in it and no "this" after it); and the age where it is named as one."""
     case, cited, age = case_of(question), {}, AGE.search(question.stem)
     said = [in_its_words(sentence, case) for sentence in sentences(response)]
     retold = EMPTY | (case.words - case.option_words)
@@ -221,7 +223,7 @@ def citations(response, question):
         after = (place + 1) % len(said)  # the last looks at the first, so that saying all twice counts no more
         refers = not {"this", "these"}.isdisjoint(said[after][:3])
         if (more[place] or more[after]) and (refers or not INFERENCE.isdisjoint(sentence)
-                                             or PATIENT.isdisjoint(sentence[:4])):
+                                             or RETELLS.isdisjoint(sentence[:4])):
             places = {read_further(case).same[finding] for finding in named(sentence, case)}
             cited.update((case.findings[finding].text, None) for finding in sorted(places))
             if age and not {"age", "old"}.isdisjoint(sentence):
@@ -254,13 +256,21 @@ def misreads(sentence, question):
         denied != case.findings[f].negated for f, (_, denied) in mentions(sentence, case).items())
 
 
+def choice(response, options):
+    """The letter that a response answers with: extract_answer(), or of one out of form what its last box names, or else
+    what stands after its last "answer is"."""
+    found = filter(None, (box_letter(content, options) for content in dict.fromkeys([*boxes(response)][::-1])))
+    written = [letter for letter in ANSWER.findall(response) if letter in options]
+    return extract_answer(response, options) or next(found, None) or (written or [None])[-1]
+
+
 def rejections(response, question):
     """DRC: refusals() of the wrong options, also named in short, and those that a sentence sets apart which begins with
     them or holds a word of rejection, contrast or what is usual ("Albuterol is for bronchospasm"), by a word that no
     earlier reason had. A sentence that infers counts if it holds a word of rejection and misreads() nothing. Neither
     the key nor the response's own choice can be rejected. Whether what sets an option apart is true is medicine, which
     the rules do not know: coverage(), which pays, counts refusals() alone."""
-    case, kept = case_of(question), (question.answer, extract_answer(response, question.options))
+    case, kept = case_of(question), (question.answer, choice(response, question.options))
     rejected = {x: reason for x, reason in refusals(response, question, options_in).items() if x not in kept}
     told = set().union(*rejected.values())
     for sentence in sentences(response):

@@ -171,12 +171,14 @@ PARTS = word_set("""medical family social surgical sexual studies testing evalua
 DEGREES = word_set("""mild moderate severe marked slightly progressively gradually worsening increasingly intermittent
     occasional recurrent persistent sudden onset several multiple""")
 ATTRIBUTION = word_set("""consistent support suggest indicate favor favour argue confirm fit match imply suggesting
-    supporting indicating favoring favouring confirming implying compatible concerning align""")
+    supporting indicating favoring favouring confirming implying compatible concerning align suggestive indicative""")
 POINTS = ATTRIBUTION | {"point", "pointing"}
 INFERENCE = POINTS | word_set("""typical pattern factor trigger define lead speak reflect require localize cause
-    suspicion associated hallmark so therefore thus hence suggested suggestive supported indicated indicative because
+    suspicion associated hallmark so therefore thus hence suggested supported indicated because
     due explain explained explaining arguing against likely unlikely since confirmed characteristic diagnostic exclude
     excluded rule ruled shown""")
+ADVERBS = word_set("""strongly highly clearly possibly potentially probably likewise thereby still further particularly
+    especially specifically directly immediately all collectively together overall""")
 EVIDENCED = word_set("supported suggested indicated favored favoured confirmed")  # "by" what follows
 DENIES = word_set("deny denies denied denying denial")
 NOT_BEFORE = DENIES | word_set("without negative no lack lacking lacked absence absent neither nor never")
@@ -203,15 +205,21 @@ NO_FINDING = STOP | GENERIC | NOT_BEFORE | NOT_AFTER
 EMPTY = STOP | GENERIC | INFERENCE | REJECT | REASON | LACKING | GENERAL | NOT_SEEN
 UNITS = word_set("""% ° ℃ ℉ c f mg g kg mcg µg μg ng pg l dl ml µl mmol meq iu u mm cm mm3 µm µm3 mmhg hg min
     bpm mosm kpa""")
+TIMES = word_set("year month week day hour")
 # words that make no claim by themselves
-FILLER = EMPTY | UNITS | DEGREES | word_set("""additionally furthermore moreover addition specifically notably
+FILLER = EMPTY | UNITS | DEGREES | ADVERBS | word_set("""additionally furthermore moreover addition specifically notably
     importantly first second third next finally lastly further constellation triad development location severity low
     high lower higher raised increased decreased reduced acute chronic significant positive presence lab analysis
-    summary interpretation impression assessment clue key vignette step rather instead unlike""")
+    summary interpretation impression assessment clue key vignette step rather instead unlike behavior current
+    available possible provided detail information context scenario situation above state initial evaluation fact
+    aspect element data characteristic concern consideration timeline timing manifestation upon complaint""")
+# what data.PROMPTS says belongs in each part: to repeat it fills none
+PROMPTED = word_set("""careful physician form write nothing outside first impression analysis step finding case support
+    option other rejected decisive again letter answer think inside give""")
 JOINTS = frozenset((",", "and", "with", "or", "plus", "both"))
-AUXILIARY = STOP | {"not"}  # between a subject and its verb: "does not fit"
+AUXILIARY = STOP | ADVERBS | {"not"}  # between a subject and its verb: "does not fit", "strongly suggests"
 COPULA = word_set("is are was were")
-ENDS_PHRASE = AUXILIARY | NOT_AFTER | NOT_SEEN  # "is absent", "is not abnormal"
+ENDS_PHRASE = STOP | NOT_AFTER | NOT_SEEN | {"not"}  # "is absent", "is not abnormal"
 CLAIM_ENDS = NOT_BEFORE | NOT_AFTER | COPULA | word_set("not")
 # before what is denied, or contrasted with what is there; after it
 SETS_APART = CLAIM_ENDS - COPULA | word_set("unlike rather than instead")
@@ -231,8 +239,9 @@ def plain(text):
 
 
 def is_real(text):
-    """Real text: two different words or more that carry content (are no stop words)."""
-    return len({t for t in tokens_of(MARKUP.sub(" ", text[:READ])) if t.isalpha() and len(t) > 1} - STOP) >= 2
+    """Real text: two different words or more that carry content (are no stop words), not all of them the prompt's."""
+    words = {t for t in tokens_of(MARKUP.sub(" ", text[:READ])) if t.isalpha() and len(t) > 1} - STOP
+    return len(words) >= 2 and not words <= PROMPTED
 
 
 # --- the case -----------------------------------------------------------------------------------------------------
@@ -628,12 +637,15 @@ def refusals(response, question, options_in=named_options):
 
 
 def wrong_values(sentence, case):
-    """Values that the stem does not have: a number with a unit (but "90% of cases"), or after the name of a value."""
+    """Values that the stem does not have: a number with a unit (but "90% of cases"), or after the name of a value; but
+    none that stands in the stem with the same two words before it and one after, or as the same stretch of time."""
     for place in (p for p, token in enumerate(sentence) if is_number(token)):
         values = set().union(*(case.values.get(word, ()) for word in sentence[max(0, place - 3):place]))
-        with_unit = not (UNITS - {"%"}).isdisjoint(sentence[place + 1:place + 2])
-        if (values or with_unit) and sentence[place] not in (values or case.known):
-            yield sentence[place]
+        after = sentence[place + 1:place + 2]
+        if (values or not (UNITS - {"%"}).isdisjoint(after)) and sentence[place] not in (values or case.known):
+            retold = sentence[place if not TIMES.isdisjoint(after) else max(0, place - 2):place + 2]
+            if as_line(retold) not in case.line:
+                yield sentence[place]
 
 
 def claims(sentence):

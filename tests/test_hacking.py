@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import clinic
+import data
 import hack_search
 import rewards
 
@@ -171,6 +172,18 @@ def test_a_hack_earns_less_than_an_honest_terse_answer(hack, objective, most, q)
     assert rewards.score(response, q)[objective] <= most
     assert looks(response, q, "crpo") <= looks(terse(q), q, "crpo")
     assert looks(response, q, "grounded") < looks(terse(q), q, "grounded")
+
+
+@pytest.mark.parametrize("objective", list(data.PROMPTS))
+def test_an_echo_of_the_prompt_has_no_form(objective):
+    """What a real model of half a billion parameters wrote in 3 of 80 answers, and what is most easily learned."""
+    _, mark, said = data.PROMPTS[objective].partition("<")
+    for echo in (mark + said, (mark + said).replace("letter}", "C}"), (mark + said).replace("y", "Y")):
+        assert rewards.clinical(echo, KNEE) == rewards.thinking(echo, KNEE) == 0
+        other = crpo("You are a careful physician.", "Write nothing outside of this form.", mark + said)
+        assert rewards.clinical(other, KNEE) == 0
+        filled = echo.replace("impression", "impression, gout").replace("by step", "by step, gout")
+        assert rewards.clinical(filled, KNEE) == (1 if "impression" in echo and "C}" in echo else 0)
 
 
 @pytest.mark.parametrize("q", [CLINIC, KNEE], ids=["clinic", "knee"])

@@ -42,7 +42,7 @@ def test_other_readers_count_alike():
 @pytest.mark.parametrize("measure, first, second", [  # exact of 30, at least; mean absolute error of the count, at most
     ("citations", (14, 0.87), (13, 1.07)),
     ("rejections", (19, 0.5), (15, 0.71)),
-    ("unsupported", (15, 0.64), (14, 0.74)),
+    ("unsupported", (14, 0.67), (13, 0.77)),
 ])
 def test_counts_agree_as_far_as_reached(measure, first, second):
     for rows, (exact, error) in ((FIRST, first), (SECOND, second)):

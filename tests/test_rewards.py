@@ -12,6 +12,7 @@ import pytest
 import clinic
 import measures
 import rewards
+from data import load_questions
 
 Q = SimpleNamespace(
     stem="A 63-year-old man has sharp chest pain, pericardial friction rub, mild acne, and troponin of 90 ng/L. "
@@ -779,6 +780,55 @@ def test_a_long_finding_is_mentioned_by_three_quarters_of_its_words():
 def test_readings_of_a_value(value, word):
     [finding] = rewards.findings_of(f"He has a {value}. What is it?")
     assert word in rewards.readings_of(finding) if word else not rewards.readings_of(finding)
+
+
+def test_a_value_as_the_stem_has_it_is_not_made_up():
+    """Read by its name alone "20th" would be the height's. With other words beside it a value of the case is wrong."""
+    stem = ("He is at the 95th percentile for height, 20th percentile for weight, and has had a rash for 6 days. His "
+            "pulse is 64/min, respirations are 18/min. What is it?")
+    q = SimpleNamespace(stem=stem, options={"A": "trisomy", "B": "fragile X"}, answer="B")
+    assert rewards.unsupported(stem, q) == []
+    assert rewards.unsupported("A rash of 6 days and a pulse of 64/min suggest it.", q) == []
+    assert rewards.unsupported("His height of 20, a pulse of 18/min, 99/min.", q) == ["20", "18", "99"]
+    assert rewards.unsupported("The pulse, 18/min, suggests it.", q) == ["18"]
+
+
+def test_no_published_stem_makes_up_anything(shared):
+    for name in ("medqa_us_dev_400", "medmcqa_dev_300", "medxpertqa_text_150"):
+        for question in load_questions(shared / "data" / f"{name}.jsonl"):
+            assert rewards.unsupported(question.stem, question) == [], question.id
+
+
+@pytest.mark.parametrize("response, cited, wrong", [
+    ("A cough strongly suggests anemia.", 1, []),
+    ("Jaundice strongly suggests anemia. A rash is clearly consistent with it.", 0, ["jaundice", "rash"]),
+    ("Given the current clinical context, anemia. This behavior further supports it.", 0, []),
+    ("Given the current jaundice, anemia. Bizarre behavior supports it.", 0, ["jaundice", "bizarre"]),
+    ("A cough is highly suggestive of anemia.", 1, []),
+    ("Jaundice is indicative of anemia.", 0, ["jaundice"]),
+    ("A cough suggests anemia. Jaundice is clearly absent. This argues against lymphoma.", 1, []),
+    ("Abnormal body temperature supports anemia.", 0, ["body temperature"]),
+])
+def test_turns_of_phrase_of_a_real_model(response, cited, wrong):
+    q = SimpleNamespace(stem="A boy has a cough and pale skin. What is it?", options={"A": "anemia", "B": "lymphoma"},
+                        answer="A")
+    assert (len(rewards.citations(response, q)), rewards.unsupported(response, q)) == (cited, wrong)
+
+
+@pytest.mark.parametrize("end, letter", [
+    ("The answer is A.", "A"), ("the correct answer is **choice A: gout**", "A"),
+    ("The most likely cause is:\n\nA) gout", "A"), ("\\boxed{B} or rather \\boxed{A}", "A"),
+    ("answer is B. No, the answer is (A).", "A"), ("the answer is A.\n\\boxed{B}", "B"),
+    ("The answer is Alopecia.", None), ("The answer is F.", None), ("", None),
+    ("<conclusion> \\boxed{A} </conclusion> The answer is B.", "A"),
+])
+def test_the_choice_of_a_response_out_of_form(end, letter):
+    """It is never rejected, as far as the measures go."""
+    q = SimpleNamespace(stem="A boy has a cough. What is it?", answer="C",
+                        options={"A": "gout", "B": "lymphoma", "C": "mumps"})
+    assert measures.choice(end, q.options) == letter
+    said = "Gout is for old men. Lymphoma is for adults with lumps. "
+    assert set(measures.rejections(said + end, q)) == {"A", "B"} - {letter}
 
 
 def test_a_second_rendering_and_readings_of_a_value():
