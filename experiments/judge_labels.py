@@ -2,8 +2,8 @@
 
     python experiments/judge_labels.py JUDGE/ OUT.jsonl [RESPONSES]
 
-JUDGE/ is a Hugging Face directory, as for eval.py --judge; of both files the first so many responses are judged (30:
-all). OUT.jsonl keeps every answer, and the same command goes on where it stopped.
+JUDGE/ is a Hugging Face directory, as for eval.py --judge. The 60 responses come from the two readers in turn, and the
+first so many are judged. OUT.jsonl keeps every answer; the same command, or one for more responses, goes on after them.
 """
 
 import json
@@ -21,12 +21,13 @@ LABELS = {"cecd": "citations", "drc": "rejections", "hallucination": "unsupporte
 FILES = [Path(__file__).parent.parent / "tests/fixtures" / name for name in ("labelled.jsonl", "labelled2.jsonl")]
 
 
-def main(directory, out, most=30):
+def main(directory, out, most=60):
     processes = run.start()
     judge = open_judge(directory, processes)
     model = load_model(directory).to(processes.device, processes.dtype).eval()
-    rows = [(question, response, json.loads(line)) for path in FILES for (question, response, _), line in
-            list(zip(load_responses(path), path.read_text(encoding="utf-8").splitlines()))[:int(most)]]
+    files = [zip(load_responses(path), path.read_text(encoding="utf-8").splitlines()) for path in FILES]
+    rows = [(question, response, json.loads(line)) for pair in zip(*files) for (question, response, _), line in pair]
+    rows = rows[:int(most)]
 
     def judged(i, found):
         question, _, labels = rows[i]
@@ -38,7 +39,8 @@ def main(directory, out, most=30):
         found = iter(answers(judge, model, [(name, *rows[i][:2]) for i in batch for name in LABELS], max_rows=12))
         return [judged(i, [next(found) for _ in LABELS]) for i in batch]
 
-    done = streamed([question.id for question, _, _ in rows], 4, make, processes, Path(out), judge.settings, lambda i, row: row)
+    ids = [question.id for question, _, _ in rows]
+    done = streamed(ids, 4, make, processes, Path(out), judge.settings, lambda i, row: row)
     print(f"{'':16}{'exact':>10}{'mean absolute error':>22}{'unreadable':>12}{'evidence':>10}{'made up':>10}")
     for name, label in LABELS.items():
         counted = [(row["responses"][0][name], row["labels"][name]) for row in done]

@@ -31,8 +31,8 @@ def written(path, kind, pre):
               "attn_output": (8, 8), "ffn_gate": (16, 8), "ffn_up": (16, 8), "ffn_down": (8, 16)}
     for i in range(2):
         weights |= {f"blk.{i}.{name}.weight": torch.randn(shape) for name, shape in shapes.items()}
-        if kind == "qwen2":
-            weights |= {f"blk.{i}.{name}.bias": torch.randn(shapes[name][0]) for name in ("attn_q", "attn_k", "attn_v")}
+        for name in ("attn_q", "attn_k", "attn_v") if kind == "qwen2" else ():
+            weights[f"blk.{i}.{name}.bias"] = torch.randn(shapes[name][0])
     if kind == "qwen2":
         weights["output.weight"] = torch.randn(8, 8)
     for name, weight in weights.items():
@@ -49,7 +49,8 @@ def test_weights_and_tokens(tmp_path, kind, pre):
     model = load_model(tmp_path / "out")
     loaded = model.state_dict()
     assert (model.config.rms_norm_eps, model.config.rope_theta, model.config.head_dim) == (1e-5, 5e5, 4)
-    assert torch.equal(loaded["model.embed_tokens.weight"], weights["output.weight" if kind == "qwen2" else "token_embd.weight"])
+    embeddings = weights["output.weight" if kind == "qwen2" else "token_embd.weight"]
+    assert torch.equal(loaded["model.embed_tokens.weight"], embeddings)
     order = [0, 2, 1, 3, 4, 6, 5, 7] if kind == "llama" else list(range(8))  # (0, 1), (2, 3) to (0, 2), (1, 3) a head
     for i in (0, 1):
         ours, theirs = f"model.layers.{i}.", f"blk.{i}."

@@ -17,6 +17,9 @@ from data import Question, Tokenizer
 from model import PRESETS, Decoder, init_model
 from test_end_to_end import ROOT, rows_of
 
+sys.path.insert(0, str(ROOT / "experiments"))
+import judge_labels  # noqa: E402
+
 TINY = ROOT / "assets" / "tiny"
 
 
@@ -311,3 +314,21 @@ def test_the_command_line_with_a_judge(scripted, monkeypatch, tmp_path, capsys):
     path.write_text("".join(json.dumps(row) + "\n" for row in ({**first, "key": "?"}, *others)))
     evaluation.main(run.parse_config(evaluation.Config, ""))
     assert [["judge_cecd" in r for r in row["responses"]] for row in rows_of(path)] == [[False] * 2, *[[True] * 2] * 2]
+
+
+def test_a_judge_beside_the_hand_labels(tmp_path, monkeypatch, capsys):
+    """The first four responses, two of each reader's in turn."""
+    def scripted(_, model, asked, max_rows):
+        said = {"cecd": "- zebra\ncount: 1", "drc": "I would say 2", "hallucination": "count: 0"}
+        return [{"text": said[measure], "finished": True} for measure, _, _ in asked]
+
+    monkeypatch.setattr(judge_labels, "answers", scripted)
+    judge_labels.main(TINY, tmp_path / "judged.jsonl", 4)
+    rows = rows_of(tmp_path / "judged.jsonl")
+    assert [row["question"] for row in rows] == ["r01", "s01", "r02", "s02"]
+    labels = [[row["labels"][name] for row in rows] for name in ("cecd", "drc", "hallucination")]
+    assert labels[0] == [10, 10, 5, 4] and labels[2] == [0, 0, 1, 2]
+    citations, rejections, unsupported = capsys.readouterr().out.splitlines()[-3:]
+    assert citations.split() == ["citations", "0", "of", "4", "6.25", "0", "4", "4"]
+    assert rejections.split() == ["rejections", "0", "of", "4", "0.00", "4", "0", "0"]
+    assert unsupported.split() == ["unsupported", "2", "of", "4", "0.75", "0", "0", "0"]
