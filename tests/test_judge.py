@@ -129,14 +129,14 @@ class Scripted(Decoder):
     cache = None
 
     def forward(self, ids, attend=None, last=None):
-        if attend.__self__ is not self.cache:  # else these are more prompts of the same batch
-            self.cache, self.replies = attend.__self__, []
-        for row, end in zip(ids.tolist(), last.tolist()):
+        if attend.func.__self__ is not self.cache:  # else these are more prompts of the same batch
+            self.cache, self.replies = attend.func.__self__, {}
+        self.place, self.alive = 0, attend.args[0].tolist()
+        for i, row, end in zip(self.alive, ids.tolist(), last.tolist()):
             text = self.reply(self.tokenizer.decode(row[:end + 1]))
-            self.replies.append([*self.tokenizer.encode(text), self.tokenizer.end_id])
-        self.place, self.alive = 0, list(range(len(self.replies) - len(ids), len(self.replies)))
+            self.replies[i] = [*self.tokenizer.encode(text), self.tokenizer.end_id]
         logits = self.script(super().forward(ids, attend, last))
-        self.alive = list(range(len(self.replies)))
+        self.alive = sorted(self.replies)
         return logits
 
     def script(self, logits):
