@@ -815,6 +815,13 @@ def test_turns_of_phrase_of_a_real_model(response, cited, wrong):
     assert (len(rewards.citations(response, q)), rewards.unsupported(response, q)) == (cited, wrong)
 
 
+@pytest.mark.parametrize("begins, count", [("A careful examination shows", 0), ("Vital are", 0), ("Worth noting:", 1)])
+def test_what_an_examination_shows_is_retold(begins, count):
+    q = SimpleNamespace(stem="A boy has a cough. What is it?", options={"A": "gout", "B": "lymphoma"}, answer="A")
+    assert len(measures.citations(f"{begins} a cough and wheezing.", q)) == count
+    assert len(measures.citations(f"{begins} a cough and wheezing, so gout is likely.", q)) == 1
+
+
 @pytest.mark.parametrize("end, letter", [
     ("The answer is A.", "A"), ("the correct answer is **choice A: gout**", "A"),
     ("The most likely cause is:\n\nA) gout", "A"), ("\\boxed{B} or rather \\boxed{A}", "A"),
