@@ -194,15 +194,14 @@ def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p,
     block = 8 if lengths.is_cuda else 1  # CUDA's products read 8 at once
     longest = -(-max(map(len, prompts)) // block) * block
     cache, logits, size = Cache(lengths, longest), [], max(1, PREFILL_TOKENS // longest)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # like lengths pass together, for less padding
-    for i in range(0, len(order), size):
-        rows = torch.tensor(order[i:i + size], device=device)
-        ids = pad_sequence([torch.tensor(prompts[j]) for j in order[i:i + size]], batch_first=True)
+    order = lengths.argsort(stable=True)  # those of like lengths pass together, for less padding
+    for part in order.split(size):
+        ids = pad_sequence([torch.tensor(prompts[i]) for i in part.tolist()], batch_first=True)
         ids = F.pad(ids, (0, -ids.shape[1] % block)).to(device)
-        logits.append(model(ids, attend=partial(cache.prefill, rows), last=lengths[rows] - 1))
+        logits.append(model(ids, attend=partial(cache.prefill, part), last=lengths[part] - 1))
 
     owner = torch.tensor([i for i, s in enumerate(seeds) for _ in s], device=device)  # [N] whose prompt
-    logits = torch.cat(logits)[torch.tensor(order, device=device).argsort()[owner]]  # [N, V]
+    logits = torch.cat(logits)[order.argsort()[owner]]  # [N, V]
     lengths = lengths[owner]
     cache.fork(owner, max_new_tokens)
     noise = np.stack([uniforms(seed, max_new_tokens) for group in seeds for seed in group], 1)

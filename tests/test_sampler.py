@@ -52,7 +52,10 @@ def test_a_rollout_depends_on_its_seed_and_prompt_only(model, monkeypatch):
 def test_packed_weights_draw_the_same(model, monkeypatch):
     expected = generate(model, PROMPTS, SEEDS, 30, EOS)
     monkeypatch.setattr(linear, "LARGE", 1)
+    asked, onednn = [], linear.onednn
+    monkeypatch.setattr(linear, "onednn", lambda *args: asked.append(args) or onednn(*args))
     packed = generate(model, PROMPTS, SEEDS, 30, EOS)
+    assert bool(asked) == (linear.X86 and DEVICE.type == "cpu")
     for ours, theirs in zip(packed, expected):
         assert [r.ids for r in ours] == [r.ids for r in theirs]
         assert all(np.allclose(a.logprobs, b.logprobs, atol=1e-4) for a, b in zip(ours, theirs))
