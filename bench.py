@@ -39,6 +39,7 @@ from model import LOGITS_AT_ONCE, PRESETS, TOKENS_AT_ONCE, ModelConfig, Packed, 
 from sampler import generate
 
 LIBRARIES = {"hf": "transformers", "trl": "trl"}
+WARM = 32  # tokens of a peer's warm-up
 SPREAD = 0.6  # sigma of the log-normal lengths, whose median is 40% of the limit
 
 
@@ -61,15 +62,20 @@ def clock(device):
 
 
 def take_turns(jobs, rounds, device):
-    """{name: function} -> {name: [seconds of each round]}, one warm-up each, then A B A B ..."""
+    """{name: function} -> {name: [seconds of each round]}, A B A B ..."""
     seconds = {name: [] for name in jobs}
-    for i in range(rounds + 1):
+    for _ in range(rounds):
         for name, job in jobs.items():
             start = clock(device)
             job()
-            if i:
-                seconds[name].append(clock(device) - start)
+            seconds[name].append(clock(device) - start)
     return seconds
+
+
+def best(job, rounds, device):
+    """Seconds of the quickest of several calls after a warm-up."""
+    job()
+    return min(take_turns({"": job}, rounds, device)[""])
 
 
 def matmul_rate(device, dtype):
@@ -77,8 +83,7 @@ def matmul_rate(device, dtype):
     that and ours (linear.py), the machine's peak."""
     size = 8192 if device.type == "cuda" else 2048  # long beside a launch, and many waves of a GPU's processors
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    seconds = take_turns({"torch": lambda: a @ b, "ours": lambda: linear(a, b)}, 10, device)
-    torchs, ours = (2 * size ** 3 / min(seconds[name]) for name in ("torch", "ours"))
+    torchs, ours = (2 * size ** 3 / best(job, 10, device) for job in (lambda: a @ b, lambda: linear(a, b)))
     return torchs, max(torchs, ours)
 
 
@@ -87,7 +92,7 @@ def copy_rate(device):
     size = 2**31 if device.type == "cuda" else 2**28
     a = torch.empty(size, dtype=torch.uint8, device=device)
     b = torch.empty_like(a)
-    return 2 * size / min(take_turns({"": lambda: b.copy_(a)}, 5, device)[""])
+    return 2 * size / best(lambda: b.copy_(a), 5, device)
 
 
 def body_size(config):
@@ -169,13 +174,15 @@ def hf_job(model, prompts, group, lengths, limit, device):
     ids = torch.tensor(prompts, device=device)
     model.generation_config.eos_token_id = None
     settings = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, num_return_sequences=group,
-                                max_new_tokens=limit, eos_token_id=0 if lengths else None, pad_token_id=1)
+                                eos_token_id=0 if lengths else None, pad_token_id=1)
 
-    def job():
+    def job(new_tokens=limit):
+        settings.max_new_tokens = new_tokens
         with torch.no_grad():
             made = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings,
                                   logits_processor=processors)
-        assert made.shape[1] - len(prompts[0]) == max(lengths or [limit]), "the peer made another number of tokens"
+        asked = min(new_tokens, max(lengths or [limit]))
+        assert made.shape[1] - len(prompts[0]) == asked, "the peer made another number of tokens"
     return job
 
 
@@ -201,6 +208,7 @@ def bench_sampler(args, device):
         jobs = {"ours": ours, "prefill": lambda: ours(1)}
         if peer:
             jobs["hf"] = hf_job(peer, prompts, args.group, lengths if name == "spread" else None, limit, device)
+            jobs["hf"](min(limit, WARM))
         seconds = take_turns(jobs, args.rounds, device)
         s = {job: statistics.median(times) for job, times in seconds.items()}
         tokens, steps = sum(lengths), max(lengths) - 1
@@ -215,10 +223,15 @@ def bench_sampler(args, device):
         if device.type == "cuda":
             size = next(model.parameters()).element_size()
             slot = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * size
-            weights = size * sum(p.numel() for p in model.parameters())
-            read = sum(weights + slot * (args.prompts * args.prompt_tokens + sum(t for n in lengths if n > t))
-                       for t in range(steps))
-            row["share_of_bandwidth_floor"] = read / bandwidth / (s["ours"] - s["prefill"])
+            count, decode = sum(p.numel() for p in model.parameters()), s["ours"] - s["prefill"]
+            read, floors = size * count / bandwidth, []
+            for t in range(1, steps + 1):  # a step's rows are those that have a token t; they read t slots each
+                rows = sum(n > t for n in lengths)
+                cache = slot * (args.prompts * args.prompt_tokens + t * rows) / bandwidth
+                # where rows are many, their products with the weights take longer than reading those
+                floors.append((read + cache, max(read, 2 * count * rows / rate) + cache))
+            row["share_of_bandwidth_floor"], row["share_of_floor_with_products"] = (
+                sum(x) / decode for x in zip(*floors))
         out[name] = row
     return out
 
@@ -226,8 +239,8 @@ def bench_sampler(args, device):
 def step_parts(args, processes):
     """A whole CRPO step on fixed shapes -> a function that makes one and returns the seconds of its phases.
 
-    Its argument `shared` False: each rollout has a prompt of its own (one token differs), so that none is computed once
-    for a group.
+    Its arguments: of the first `count` prompts; with `own`, reference and update are then done again with a prompt of
+    its own for each rollout (one token differs), so that none is computed once for a group.
     """
     gc.collect()  # FSDP's hooks keep a model of before in cycles
     config = train_crpo.Config(beta=0.001, target_kl=0.0, entropy_bonus=0.0,  # as the peer
@@ -244,21 +257,28 @@ def step_parts(args, processes):
     advantage = torch.randn(args.prompts * args.group, generator=torch.Generator().manual_seed(0))
     advantage = advantage.to(processes.device)
 
-    def step(shared=True):
+    def step(count=args.prompts, own=False):
+        cuda = processes.device.type == "cuda"
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
         times = [clock(processes.device)]
         run.copy_weights(policy, actor)
-        groups = generate(actor, prompts, seeds, args.new_tokens, {policy.config.vocab_size})
+        groups = generate(actor, prompts[:count], seeds[:count], args.new_tokens, {policy.config.vocab_size})
         times.append(clock(processes.device))
         for group in groups:
             for rollout in group:
                 rewards.score(tokenizer.decode([t % tokenizer.size for t in rollout.ids]), question)
         times.append(clock(processes.device))
-        batch = [(p if shared else [g, *p[1:]], r) for p, group in zip(prompts, groups) for g, r in enumerate(group)]
-        ref_logprob = train_crpo.reference_logprobs(reference, batch, config, processes)
-        times.append(clock(processes.device))
-        train_crpo.update(policy, optimizer, batch, advantage, ref_logprob, config.beta, config, processes)
-        times.append(clock(processes.device))
-        return dict(zip(("sample", "score", "reference", "update"), (b - a for a, b in zip(times, times[1:]))))
+        for apart in (False, True) if own else (False,):
+            batch = [([g, *p[1:]] if apart else p, r) for p, group in zip(prompts, groups) for g, r in enumerate(group)]
+            ref_logprob = train_crpo.reference_logprobs(reference, batch, config, processes)
+            times.append(clock(processes.device))
+            train_crpo.update(policy, optimizer, batch, advantage, ref_logprob, config.beta, config, processes)
+            times.append(clock(processes.device))
+            if cuda and not apart:
+                step.peak = torch.cuda.max_memory_allocated()
+        return dict(zip(("sample", "score", "reference", "update", "own reference", "own update"),
+                        (b - a for a, b in zip(times, times[1:]))))
 
     return step
 
@@ -266,37 +286,33 @@ def step_parts(args, processes):
 def bench_step(args, device):
     processes = run.start(dtype=args.dtype)
     config, total = PRESETS[args.preset], args.prompts * args.group
-    step, parts = step_parts(args, processes), {"ours": [], "own prompts": []}
+    step, rows = step_parts(args, processes), []
     torchs, rate = matmul_rate(device, processes.dtype)
-
-    def round_of_ours():
-        for name, rows in parts.items():
-            rows.append(step(shared=name == "ours"))
-
-    round_of_ours()
-    peer = []
+    step(min(args.prompts, WARM // 4), own=True)
+    peer, ours = [], lambda: rows.append(step(own=True))
     if args.peer:
-        peer = trl_seconds(args, round_of_ours)
+        peer = trl_seconds(args, ours)
     else:
         for _ in range(args.rounds):
-            round_of_ours()
-    median = {name: {phase: statistics.median(row[phase] for row in rows[1:]) for phase in rows[0]}
-              for name, rows in parts.items()}
-    whole = {name: statistics.median(sum(row.values()) for row in rows[1:]) for name, rows in parts.items()}
+            ours()
+    median = {phase: statistics.median(row[phase] for row in rows) for phase in rows[0]}
+    own = {phase: median.pop(f"own {phase}") for phase in ("reference", "update")}
+    steps = [sum(row[phase] for phase in median) for row in rows]
+    whole = statistics.median(steps)
     forward = args.prompts * group_flops(config, args.prompt_tokens, [args.new_tokens] * args.group)
-    trained = [median[name]["reference"] + median[name]["update"] for name in ("own prompts", "ours")]
     out = {"torch_matmul_gflops": torchs / 1e9, "matmul_gflops": rate / 1e9,
-           "seconds": whole["ours"], "seconds_by_phase": median["ours"],
-           "tokens_per_s": total * (args.prompt_tokens + args.new_tokens) / whole["ours"],
-           "update_share_of_matmul_rate": 3 * forward / rate / median["ours"]["update"],
-           "update_share_of_torch_matmul_rate": 3 * forward / torchs / median["ours"]["update"],
-           "step_share_of_matmul_rate": 5 * forward / rate / whole["ours"],
-           "shared_prompt": {"ratio": trained[0] / trained[1],
-                             "update_ratio": median["own prompts"]["update"] / median["ours"]["update"],
-                             "update_without": median["own prompts"]["update"]}}
+           "seconds": whole, "seconds_by_phase": median,
+           "tokens_per_s": total * (args.prompt_tokens + args.new_tokens) / whole,
+           "update_share_of_matmul_rate": 3 * forward / rate / median["update"],
+           "update_share_of_torch_matmul_rate": 3 * forward / torchs / median["update"],
+           "step_share_of_matmul_rate": 5 * forward / rate / whole,
+           "shared_prompt": {"ratio": sum(own.values()) / (median["reference"] + median["update"]),
+                             "update_ratio": own["update"] / median["update"], "update_without": own["update"]}}
+    if device.type == "cuda":
+        out["peak_gb"] = step.peak / 1e9
     if peer:
-        out |= {"ratio_to_trl": statistics.median(peer) / whole["ours"], "trl_seconds": statistics.median(peer),
-                "trl_runs": peer, "our_runs": [sum(row.values()) for row in parts["ours"][1:]]}
+        out |= {"ratio_to_trl": statistics.median(peer) / whole, "trl_seconds": statistics.median(peer),
+                "trl_runs": peer, "our_runs": steps}
     run.stop()
     return out
 
@@ -339,7 +355,7 @@ def trl_seconds(args, between):
 
 def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint_layers, group, half=True):
     """Bytes that each of `gpus` processes holds in a CRPO step, by name. rows: rollouts in flight while sampling;
-    micro_tokens: tokens at once while training; half: computes in bfloat16, else float32.
+    micro_tokens: tokens at once while training; half: computes in bfloat16 on a GPU, else in float32.
 
     Sharded, in float32: parameters, AdamW's two moments, the reference. Whole, in the compute dtype: the sampler's
     copy. Then the larger of the two phases, which do not overlap. Sampling: the cache of rows in flight. Training: the
@@ -353,11 +369,11 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
     weights = body_size(c) + c.vocab_size * c.hidden_size * (1 if c.tie_word_embeddings else 2)
     heads, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     slot = 2 * c.num_hidden_layers * kv * size
-    # kept by a layer for one token: what two norms read, make and weight; what attention asks and yields, before and
-    # after it is put in rows; keys and values, the prompt's once more for each response; the MLP's products and SiLU
+    # kept by a layer for one token: what two norms read, make and weight; what attention asks and yields, by a mask also
+    # after it is put in rows; keys and values, the prompt's once more for each response; the MLP's three products
     context, group_tokens = prompt_tokens + new_tokens, prompt_tokens + group * new_tokens
     keys = 2 * kv * group * context / group_tokens
-    layer = size * (6 * c.hidden_size + 3 * heads + keys + 4 * c.intermediate_size)
+    layer = size * (6 * c.hidden_size + (2 if half else 3) * heads + keys + 3 * c.intermediate_size)
     if c.model_type == "qwen3":  # and of two norms more
         layer += size * 3 * (heads + kv)
     kept = c.num_hidden_layers * c.hidden_size * size + layer if checkpoint_layers else c.num_hidden_layers * layer
@@ -366,6 +382,7 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
     logits = min(LOGITS_AT_ONCE, predicted * c.vocab_size)
     passing = logits if logits == LOGITS_AT_ONCE else min(logits, TOKENS_AT_ONCE * c.vocab_size)
     mask = predicted * context * (1 + size * c.num_attention_heads / c.num_key_value_heads)  # as bool and as added
+    mask *= not half  # flash attention has none
     held = {"parameters": 4 * weights / gpus, "optimizer": 8 * weights / gpus, "reference": 4 * weights / gpus,
             "sampler copy": size * weights}
     apart = min(group, 2) * context  # of a prompt whose last rows have it for themselves (model.Cache)

@@ -14,6 +14,7 @@ Legend: B prompts, G rollouts, N = B*G, T tokens, S cache slots, L layers, D mod
 Dh head size, V vocabulary.
 """
 
+import inspect
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
@@ -29,6 +31,9 @@ from linear import Linear, linear
 # cuDNN's attention, which torch prefers on an H100 and later, gives NaN gradients with a mask at some lengths
 # (pytorch#196678) and builds a plan for every new shape, which is nearly every micro-batch.
 torch.backends.cuda.enable_cudnn_sdp(False)
+
+# torch 2.11's varlen_attn takes grouped heads without being told
+GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 # Logits that may exist at once while log-probabilities are computed: 2^26 float32 values are 256 MiB.
 LOGITS_AT_ONCE = 2**26
@@ -186,6 +191,11 @@ class Cache:
             self.ahead = self.ahead.unflatten(0, x.shape[1:3])[:, rows].flatten(0, 1)
         self.end = 0
 
+    def inside(self):
+        """Whether open() would meet the same tensors as before: then decoding had better go on with the same rows, which
+        on CUDA it has recorded."""
+        return self.length < self.end
+
     def open(self):
         """Begin the next slot of every response. -> whether decode() will meet other tensors than before."""
         self.ahead[..., self.length] = 0
@@ -258,58 +268,81 @@ class Packed:
 
     def __init__(self, prompts, responses, device):
         index = {}
-        owner = [index.setdefault(tuple(p), len(index)) for p in prompts]
+        self.owner = [index.setdefault(tuple(p), len(index)) for p in prompts]
         pieces = [*index, *(r[:-1] for r in responses)]
         ids = torch.tensor([t for piece in pieces for t in piece])
         labels = torch.tensor([t for r in responses for t in r])
         parts = torch.arange(len(ids)).split([len(piece) for piece in pieces])  # where each piece stands
-        shared, own = parts[:len(index)], parts[len(index):]
-        first = [0] * len(index) + [len(shared[i]) for i in owner]  # the position of a piece's first token
+        self.shared, self.own = parts[:len(index)], parts[len(index):]
+        first = [0] * len(index) + [len(self.shared[i]) for i in self.owner]  # the position of a piece's first token
         positions = torch.cat([torch.arange(a, a + len(part)) for a, part in zip(first, parts)])
-        source = torch.cat([x for i, part in zip(owner, own) for x in (shared[i][-1:], part)])
+        source = torch.cat([x for i, part in zip(self.owner, self.own) for x in (self.shared[i][-1:], part)])
         ids, positions, self.source, self.labels = (F.pad(x, (0, WHOLE - len(x) % WHOLE)).to(device)
                                                     for x in (ids, positions, source, labels))
-        self.ids, self.positions, self.owner = ids[None], positions[None], torch.tensor(owner, device=device)
-        self.count = len(labels)
-
-        # For attention: all prompts [B, P] and all responses [N, T], padded with the row's last place, and that place.
-        spare = len(ids) - 1
-        places = [pad_sequence(x, batch_first=True, padding_value=spare) for x in (shared, own)]
-        self.shapes = [x.shape for x in places]
-        seen = (places[0] < spare)[owner].to(device)  # [N, P]
-        places = torch.cat([*(x.flatten() for x in places), torch.tensor([spare])])
-        back = torch.full((len(ids),), len(places) - 1)
-        real = (places < spare).nonzero().squeeze(-1)
-        back[places[real]] = real
-        self.places, self.back = places.to(device), back.to(device)
-        t = self.shapes[1][1]
-        past = torch.ones(t, t, dtype=torch.bool, device=device).tril()
-        self.mask = torch.cat((seen[:, None].expand(-1, t, -1), past.expand(len(owner), -1, -1)), -1)[:, None]
-        self.bias = None  # the mask as attention reads it, the same for all layers
+        self.ids, self.positions, self.count = ids[None], positions[None], len(labels)
+        self.layout = None  # of attention, the same for all layers
 
     def attend(self, layer, q, k, v):
         """Attention of the whole row: prompts causally, responses to their prompt and themselves. q: [1, H, n, Dh]"""
-        def apart(x):
-            x = Rearranged.apply(x[0].transpose(0, 1), self.places, self.back)  # [places, heads, Dh]
-            *parts, _ = x.split([*map(math.prod, self.shapes), 1])
-            return [part.unflatten(0, shape).transpose(1, 2) for part, shape in zip(parts, self.shapes)]
+        if not self.layout:
+            flash = q.is_cuda and q.dtype != torch.float32 and torch.cuda.get_device_capability(q.device) >= (8, 0)
+            self.layout = (_flash, *self._row(q)) if flash else (_masked, *self._padded(q, k))
+        attention, *layout = self.layout
+        return attention(q, k, v, *layout)
 
-        (prompt_q, q), (prompt_k, k), (prompt_v, v) = map(apart, (q, k, v))
-        out = [causal(prompt_q, prompt_k, prompt_v)]
-        if q.shape[2]:
-            k, v = (torch.cat((shared.index_select(0, self.owner), own), 2)
-                    for shared, own in ((prompt_k, k), (prompt_v, v)))
-            # The heads that share a key head stand as its queries, so that no key is repeated.
-            asked = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
-            if self.bias is None:
-                # torch wants rows a multiple of 8 elements apart on CUDA, and would copy the bias in each layer
-                (n, _, t, keys), repeats = self.mask.shape, q.shape[1] // k.shape[1]
-                bias = q.new_zeros(n, 1, repeats, t, keys + -keys % 8)[..., :keys]
-                self.bias = bias.masked_fill_(~self.mask[:, :, None], -torch.inf).flatten(2, 3)
-            out.append(F.scaled_dot_product_attention(asked, k, v, attn_mask=self.bias).reshape(q.shape))
-        out = [x.transpose(1, 2).flatten(0, 1) for x in out]
-        out.append(out[0].new_zeros(1, *out[0].shape[1:]))
-        return Rearranged.apply(torch.cat(out), self.back, self.places).transpose(0, 1)[None]
+    def _row(self, q):
+        """For flash attention: where the keys of each piece stand (a response's are its prompt's and its own), where
+        each piece's queries and keys begin, and the longest of both. Padding is a piece by itself."""
+        spare = torch.arange(len(torch.cat(self.shared + self.own)), self.ids.shape[1])
+        keys = [*self.shared, *(torch.cat((self.shared[i], part)) for i, part in zip(self.owner, self.own)), spare]
+        lengths = [torch.tensor([len(x) for x in pieces]) for pieces in ((*self.shared, *self.own, spare), keys)]
+        begins = [F.pad(x.cumsum(0), (1, 0)).int().to(q.device) for x in lengths]
+        return torch.cat(keys).to(q.device), *begins, *(int(x.max()) for x in lengths)
+
+    def _padded(self, q, k):
+        """For attention by a mask: all prompts [B, P] and all responses [N, T], padded with the row's last place, and
+        that place; where each place of the row stands there; and what is added to the scores."""
+        device, spare = q.device, self.ids.shape[1] - 1
+        places = [pad_sequence(x, batch_first=True, padding_value=spare) for x in (self.shared, self.own)]
+        shapes = [x.shape for x in places]
+        seen = (places[0] < spare)[self.owner].to(device)  # [N, P]
+        places = torch.cat([*(x.flatten() for x in places), torch.tensor([spare])])
+        back = torch.full((spare + 1,), len(places) - 1)
+        real = (places < spare).nonzero().squeeze(-1)
+        back[places[real]] = real
+        n, t = shapes[1]
+        past = torch.ones(t, t, dtype=torch.bool, device=device).tril()
+        mask = torch.cat((seen[:, None].expand(-1, t, -1), past.expand(n, -1, -1)), -1)[:, None, None]
+        # torch wants rows a multiple of 8 elements apart on CUDA, and would copy the bias in each layer
+        keys, repeats = mask.shape[-1], q.shape[1] // k.shape[1]
+        bias = q.new_zeros(n, 1, repeats, t, keys + -keys % 8)[..., :keys].masked_fill_(~mask, -torch.inf)
+        return shapes, places.to(device), back.to(device), torch.tensor(self.owner, device=device), bias.flatten(2, 3)
+
+
+def _flash(q, k, v, places, *bounds):
+    q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
+    causal_from_the_end = {"window_size": (-1, 0), **GROUPED}
+    return varlen_attn(q, k.index_select(0, places), v.index_select(0, places), *bounds,
+                       **causal_from_the_end).transpose(0, 1)[None]
+
+
+def _masked(q, k, v, shapes, places, back, owner, bias):
+    def apart(x):
+        x = Rearranged.apply(x[0].transpose(0, 1), places, back)  # [places, heads, Dh]
+        *parts, _ = x.split([*map(math.prod, shapes), 1])
+        return [part.unflatten(0, shape).transpose(1, 2) for part, shape in zip(parts, shapes)]
+
+    (prompt_q, q), (prompt_k, k), (prompt_v, v) = map(apart, (q, k, v))
+    out = [causal(prompt_q, prompt_k, prompt_v)]
+    if q.shape[2]:
+        k, v = (torch.cat((shared.index_select(0, owner), own), 2)
+                for shared, own in ((prompt_k, k), (prompt_v, v)))
+        # The heads that share a key head stand as its queries, so that no key is repeated.
+        asked = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
+        out.append(F.scaled_dot_product_attention(asked, k, v, attn_mask=bias).reshape(q.shape))
+    out = [x.transpose(1, 2).flatten(0, 1) for x in out]
+    out.append(out[0].new_zeros(1, *out[0].shape[1:]))
+    return Rearranged.apply(torch.cat(out), back, places).transpose(0, 1)[None]
 
 
 class TokenLogprobs(torch.autograd.Function):
@@ -342,6 +375,20 @@ class TokenLogprobs(torch.autograd.Function):
         return p.mul_(-down).scatter_add_(-1, labels[:, None], of_logprob), None, None  # p is not needed again
 
 
+class SwiGLU(torch.autograd.Function):
+    """silu(gate) * up, which keeps no more than those two for its gradient: a twelfth of what a layer keeps."""
+
+    @staticmethod
+    def forward(ctx, gate, up):
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx, grad):
+        gate, up = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grad * up, gate), F.silu(gate).mul_(grad)
+
+
 class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
@@ -371,7 +418,7 @@ class MLP(nn.Module):
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x):
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(SwiGLU.apply(self.gate_proj(x), self.up_proj(x)))
 
 
 class Layer(nn.Module):

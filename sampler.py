@@ -211,6 +211,9 @@ def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p,
     rows = [rollout for group in rollouts for rollout in group]  # of the batch
     for t in range(max_new_tokens):
         token, logprob = draw(logits, noise[t], temperature, top_p, top_k)
+        early = cache.inside() and t + 1 < max_new_tokens  # so that a GPU has work while the tokens are looked at
+        if early:
+            logits = step(token, lengths + t, cache)
         for rollout, drawn, value in zip(rows, token.tolist(), logprob.tolist()):
             if not rollout.finished:  # one that has ended is drawn on until the batch is compacted
                 rollout.ids.append(drawn)
@@ -219,6 +222,8 @@ def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p,
         running = [i for i, rollout in enumerate(rows) if not rollout.finished]
         if not running or t + 1 == max_new_tokens:
             break
+        if early:
+            continue
         if len(running) <= 0.9 * len(rows):  # compacting copies the cache, so it waits for a tenth of the rows
             rows = [rows[i] for i in running]
             keep = torch.tensor(running, device=device)

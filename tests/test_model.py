@@ -264,6 +264,42 @@ def test_attention_may_come_in_another_layout(monkeypatch):
     assert torch.equal(model.token_logprobs(packed)[0], expected)
 
 
+def slow_varlen(q, k, v, q_begins, k_begins, longest_q, longest_k, window_size, **grouped):
+    """torch's varlen_attn, sequence by sequence. q: [tokens, H, Dh]"""
+    out = []
+    for i in range(len(q_begins) - 1):
+        rows, keys = slice(q_begins[i], q_begins[i + 1]), slice(k_begins[i], k_begins[i + 1])
+        a, b, c = (x.transpose(0, 1) for x in (q[rows], k[keys], v[keys]))
+        b, c = (x.repeat_interleave(len(a) // len(x), 0) for x in (b, c))
+        later = torch.ones(a.shape[1], b.shape[1]).triu(1 + b.shape[1] - a.shape[1]).bool()
+        weight = (a @ b.mT * a.shape[-1] ** -0.5).masked_fill(later, -torch.inf).softmax(-1)
+        out.append((weight @ c).transpose(0, 1))
+        assert a.shape[1] <= longest_q and b.shape[1] <= longest_k and window_size == (-1, 0)
+    return torch.cat(out)
+
+
+def test_flash_attention_of_the_row_is_the_masked_one(monkeypatch):
+    """On a GPU by torch's own in bfloat16, here by a slow one in its place."""
+    dtype, tolerance = (torch.bfloat16, 0.02) if DEVICE.type == "cuda" else (torch.float32, 1e-5)
+    if DEVICE.type == "cpu":
+        monkeypatch.setattr(model_file, "varlen_attn", slow_varlen)
+    packed = Packed([[1, 2], [3, 4, 5], [1, 2], [1, 2]], [[7, 8, 9], [7, 8, 9, 10, 11], [7], [7, 8]], DEVICE)
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(1, heads, WHOLE, 16, generator=generator).to(DEVICE, dtype) for heads in (6, 2, 2)]
+    upstream = torch.randn(1, 6, WHOLE, 16, generator=generator).to(DEVICE, dtype)
+    upstream[:, :, 12:] = 0  # of padding
+    found = []
+    for attention, layout in ((model_file._flash, packed._row(given[0])),
+                              (model_file._masked, packed._padded(*given[:2]))):
+        leaves = [x.clone().requires_grad_() for x in given]
+        y = attention(*leaves, *layout)
+        y.backward(upstream)
+        found.append([y[:, :, :12], *(x.grad for x in leaves)])
+    for a, b in zip(*found):
+        assert (a - b).float().norm() <= tolerance * b.float().norm() and b.any()
+    assert not packed._padded(*given[:2])[-1].any(1).all()
+
+
 def slow_logprobs(model, prompts, responses, temperature):
     """token_logprobs by the plain way: each row by itself, the whole of it."""
     picked, entropy = [], []

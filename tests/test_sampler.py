@@ -7,7 +7,7 @@ import torch
 
 import linear
 import sampler
-from model import PRESETS, Packed, init_model
+from model import PRESETS, Cache, Packed, init_model
 from sampler import draw, generate, truncate, uniforms
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -44,6 +44,14 @@ def test_a_rollout_depends_on_its_seed_and_prompt_only(model, monkeypatch):
         assert passed == passes or DEVICE.type == "cuda"  # there lengths are multiples of 8
         passed.clear()
     monkeypatch.undo()
+    made, rows, step = Cache.__init__, [], sampler.Step.__call__
+    monkeypatch.setattr(Cache, "__init__", lambda self, *args: made(self, *args) or setattr(self, "window", 4))
+    monkeypatch.setattr(sampler.Step, "__call__", lambda self, token, *args: rows.append(len(token)) or step(
+        self, token, *args))
+    assert [[r.ids for r in g] for g in generate(model, PROMPTS, SEEDS, 30, EOS)] == expected
+    assert {t % 4 for t in range(1, len(rows)) if rows[t] != rows[t - 1]} == {0}  # compacted where a window ends
+    monkeypatch.undo()
+    passed.clear()
     generate(model, PROMPTS, [[0, 1]] * 4, 2, EOS, max_rows=5)
     hook.remove()
     assert [n for n, _ in passed] == [2, 2]  # two groups of two are the most that are no more than five rows
