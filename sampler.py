@@ -68,14 +68,14 @@ def draw(logits, u, temperature=1.0, top_p=1.0, top_k=0):
 
     temperature 0 is greedy, whatever u.
     """
+    logits = logits.float()
     if temperature == 0:
-        logits = logits.float()
         token = logits.argmax(-1)
         return token, logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
-    if temperature != 1 or top_k or top_p < 1:  # else the softmax reads them as they are
-        logits = logits.float() / temperature
+    if temperature != 1:
+        logits = logits / temperature
     kept = truncate(logits, top_k, top_p)
-    mass = kept.softmax(-1, dtype=torch.float32)  # [N, V]
+    mass = kept.softmax(-1)  # [N, V]
     # The inverse of the cumulative mass in two steps, first to a block of tokens and then within it: a sum in float64
     # over the whole vocabulary is most of a small model's time. A token of no mass adds nothing, so it is never first.
     if mass.shape[-1] % BLOCK:
@@ -123,15 +123,10 @@ class Step:
             attention, mlp = layer.self_attn, layer.mlp
             qkv = attention.q_proj, attention.k_proj, attention.v_proj
             bias = None if qkv[0].bias is None else join([p.bias for p in qkv])
-            if weight.is_cuda:  # a row of two parts is read no faster than it is made there
-                gate, up = product(mlp.gate_proj.weight), product(mlp.up_proj.weight)
-                gate_up = lambda x, gate=gate, up=up: (gate(x), up(x))
-            else:
-                joined = product(join([mlp.gate_proj.weight, mlp.up_proj.weight]))
-                gate_up = lambda x, joined=joined: joined(x).chunk(2, -1)
+            gate_up = join([mlp.gate_proj.weight, mlp.up_proj.weight])
             self.layers.append((layer.input_layernorm, product(join([p.weight for p in qkv]), bias), attention.q_norm,
                                 attention.k_norm, addition(attention.o_proj.weight), layer.post_attention_layernorm,
-                                gate_up, addition(mlp.down_proj.weight)))
+                                product(gate_up), addition(mlp.down_proj.weight)))
         self.norm, self.head = model.model.norm, product(model.head)
 
     def __call__(self, token, positions, cache):
@@ -166,7 +161,7 @@ class Step:
                 qk = torch.cat((q_norm(qk[:, :heads]), k_norm(qk[:, heads:])), 1)
             torch.addcmul(qk * cos, qk.roll(self.config.head_dim // 2, -1), sin, out=rotated)
             add_out(x, cache.decode(i, y))
-            gate, up = gate_up(mlp_norm(x))
+            gate, up = gate_up(mlp_norm(x)).chunk(2, -1)
             add_down(x, F.silu(gate).mul_(up))
         return self.head(self.norm(x))
 
