@@ -369,8 +369,8 @@ def plan(config, gpus, prompt_tokens, new_tokens, rows, micro_tokens, checkpoint
     weights = body_size(c) + c.vocab_size * c.hidden_size * (1 if c.tie_word_embeddings else 2)
     heads, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     slot = 2 * c.num_hidden_layers * kv * size
-    # kept by a layer for one token: what two norms read, make and weight; what attention asks and yields, by a mask also
-    # after it is put in rows; keys and values, the prompt's once more for each response; the MLP's three products
+    # kept by a layer for one token: what two norms read, make and weight; what attention asks and yields, by a mask
+    # also after it is put in rows; keys and values, the prompt's once more for each response; the MLP's three products
     context, group_tokens = prompt_tokens + new_tokens, prompt_tokens + group * new_tokens
     keys = 2 * kv * group * context / group_tokens
     layer = size * (6 * c.hidden_size + (2 if half else 3) * heads + keys + 3 * c.intermediate_size)

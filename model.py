@@ -192,8 +192,7 @@ class Cache:
         self.end = 0
 
     def inside(self):
-        """Whether open() would meet the same tensors as before: then decoding had better go on with the same rows, which
-        on CUDA it has recorded."""
+        """Whether open() would meet the same tensors as before; on CUDA the same rows then decode by the same graph."""
         return self.length < self.end
 
     def open(self):
@@ -277,8 +276,9 @@ class Packed:
         first = [0] * len(index) + [len(self.shared[i]) for i in self.owner]  # the position of a piece's first token
         positions = torch.cat([torch.arange(a, a + len(part)) for a, part in zip(first, parts)])
         source = torch.cat([x for i, part in zip(self.owner, self.own) for x in (self.shared[i][-1:], part)])
-        ids, positions, self.source, self.labels = (F.pad(x, (0, WHOLE - len(x) % WHOLE)).to(device)
-                                                    for x in (ids, positions, source, labels))
+        ids, positions, self.source, self.labels = (
+            F.pad(x, (0, WHOLE - len(x) % WHOLE)).to(device, non_blocking=True)  # nothing here waits for a GPU
+            for x in (ids, positions, source, labels))
         self.ids, self.positions, self.count = ids[None], positions[None], len(labels)
         self.layout = None  # of attention, the same for all layers
 
@@ -296,8 +296,8 @@ class Packed:
         spare = torch.arange(len(torch.cat(self.shared + self.own)), self.ids.shape[1])
         keys = [*self.shared, *(torch.cat((self.shared[i], part)) for i, part in zip(self.owner, self.own)), spare]
         lengths = [torch.tensor([len(x) for x in pieces]) for pieces in ((*self.shared, *self.own, spare), keys)]
-        begins = [F.pad(x.cumsum(0), (1, 0)).int().to(q.device) for x in lengths]
-        return torch.cat(keys).to(q.device), *begins, *(int(x.max()) for x in lengths)
+        places = [torch.cat(keys), *(F.pad(x.cumsum(0), (1, 0)).int() for x in lengths)]
+        return *(x.to(q.device, non_blocking=True) for x in places), *(int(x.max()) for x in lengths)
 
     def _padded(self, q, k):
         """For attention by a mask: all prompts [B, P] and all responses [N, T], padded with the row's last place, and
@@ -321,9 +321,9 @@ class Packed:
 
 def _flash(q, k, v, places, *bounds):
     q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
-    causal_from_the_end = {"window_size": (-1, 0), **GROUPED}
-    return varlen_attn(q, k.index_select(0, places), v.index_select(0, places), *bounds,
-                       **causal_from_the_end).transpose(0, 1)[None]
+    k, v = k.index_select(0, places), v.index_select(0, places)
+    y = varlen_attn(q, k, v, *bounds, window_size=(-1, 0), **GROUPED)  # causal, the last query at the last key
+    return y.transpose(0, 1)[None]
 
 
 def _masked(q, k, v, shapes, places, back, owner, bias):

@@ -2,7 +2,8 @@
 
 The prompts of a batch are prefilled once each; their keys and values are held once for the rows of a group while those
 are more than two on average (model.Cache). Every decode step draws one token a row. A row that has drawn an EOS is
-retired, and the batch is compacted when enough rows are.
+retired, and the batch is compacted when enough rows are; on CUDA, where that means to record a graph anew, only when
+that is due anyway.
 
 Each rollout owns a stream of uniform numbers, one a token, fixed by its seed before anything is drawn; a token is the
 inverse of the cumulative distribution at that number. So a rollout depends on its seed and prompt only, not on its

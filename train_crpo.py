@@ -231,24 +231,25 @@ def update(model, optimizer, batch, advantage, ref_logprob, beta, config, proces
     tokens = processes.sum([sum(len(r.ids) for _, r in batch)])[0]
     if not tokens:
         return {}
-    sums, bad = torch.zeros(4, dtype=torch.float64, device=processes.device), []
-    for part, rows in passes(batch, config, processes):  # no collective in here: processes without rows skip the rest
+    sums, losses, device = torch.zeros(4, dtype=torch.float64, device=processes.device), [], processes.device
+    # No collective in here, as processes without rows skip the rest; and nothing that waits for a GPU, which would then
+    # stand still until the next pass has begun.
+    for part, rows in passes(batch, config, processes):
         if not part:
-            logprobs_of(model, rows, config, processes.device)[0].sum().mul(0).backward()
+            logprobs_of(model, rows, config, device)[0].sum().mul(0).backward()
             continue
-        lengths = torch.tensor([len(r.ids) for _, r in rows], device=processes.device)
-        old = torch.tensor([x for _, r in rows for x in r.logprobs], device=processes.device)  # [n]
-        a = advantage[part].float().repeat_interleave(lengths)  # [n]
-        logprob, entropy = logprobs_of(model, rows, config, processes.device, entropy_grad=config.entropy_bonus != 0)
-        loss, clipped = policy_loss(logprob, old, a, config.clip)
+        of = torch.tensor([n for n, (_, r) in zip(part, rows) for _ in r.ids]).to(device, non_blocking=True)  # [n]
+        old = torch.tensor([x for _, r in rows for x in r.logprobs]).to(device, non_blocking=True)  # [n]
+        logprob, entropy = logprobs_of(model, rows, config, device, entropy_grad=config.entropy_bonus != 0)
+        loss, clipped = policy_loss(logprob, old, advantage.float()[of], config.clip)
         if ref_logprob is not None:
             loss = loss + beta * kl_penalty(logprob, torch.cat([ref_logprob[n] for n in part]))
         loss = loss - config.entropy_bonus * entropy
         # FSDP averages gradients over the processes; times `world` that is the sum, over one denominator.
         (loss.sum() / tokens * processes.world).backward()
         sums += torch.stack([x.detach().double().sum() for x in (loss, entropy, clipped, (logprob - old).abs())])
-        if not sums.isfinite().all():
-            bad += [n for n, x in zip(part, loss.detach().split(lengths.tolist())) if not x.isfinite().all()]
+        losses += zip(part, loss.detach().split([len(r.ids) for _, r in rows]))
+    bad = [n for n, x in losses if not x.isfinite().all()] if not sums.isfinite().all() else []
     means = [x / tokens for x in processes.sum(sums.tolist())]
     norm, finite = run.step_if_finite(model, optimizer, means[0], config.grad_clip)
     if not finite:

@@ -96,14 +96,14 @@ def total_loss(model, rows, config, processes):
     tokens = sum(len(r) for _, r, _ in rows)
     mine = rows[processes.rank::processes.world]
     passes = math.ceil(math.ceil(len(rows) / processes.world) / config.micro_batch)
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=processes.device)  # read once, so that no pass waits for a GPU
     for i in range(passes):
         part = mine[i * config.micro_batch:(i + 1) * config.micro_batch]
         loss = sequence_loss(model, part or rows[:1], processes.device) * bool(part)
         if torch.is_grad_enabled():
             (loss / tokens * processes.world).backward()  # FSDP averages over processes; the sum is wanted
-        total += loss.item()
-    return processes.sum([total])[0] / tokens
+        total += loss.detach()
+    return processes.sum([total.item()])[0] / tokens
 
 
 def main(config):

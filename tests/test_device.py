@@ -13,9 +13,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+import model as model_file
 import train_crpo
 from model import PRESETS, Cache, init_model
-from sampler import generate
+from sampler import Rollout, generate
 from test_end_to_end import SMALL, metrics_of, typed
 
 TINY = replace(PRESETS["tiny"], vocab_size=96, hidden_size=32, intermediate_size=48, head_dim=8, num_hidden_layers=1)
@@ -24,6 +25,9 @@ THERE = torch.device("meta")  # any device but the CPU would do; this one every 
 INDEXED = ("aten.index.Tensor", "aten.index_put.default", "aten.index_put_.default")  # by indices from the CPU too
 MOVES = ("aten._to_copy.default", "aten.copy_.default")
 LOOKS = ("_local_scalar_dense", "nonzero", "bincount", "equal", "repeat_interleave", "masked_select", "_unique2")
+
+
+waits = []  # operations for which a GPU's queue has to be empty
 
 
 class There(torch.Tensor):
@@ -71,6 +75,9 @@ def compute(function, args, kwargs):
         here = []
     if there and here and name not in MOVES:
         raise ValueError(f"{name}: tensors here and there")
+    crosses = name in MOVES and (kwargs.get("device") == CPU if there else kwargs.get("device") == THERE)
+    if there and name.split(".")[1] in LOOKS or crosses and not kwargs.get("non_blocking"):
+        waits.append(name)
     if Graph.tape is not None:
         by_mask = name in INDEXED and any(x.dtype in (torch.bool, torch.uint8) for x in tensors[1:])
         if name.split(".")[1] in LOOKS or by_mask or name in MOVES and (here or kwargs.get("device") == CPU):
@@ -206,6 +213,29 @@ def test_a_step_elsewhere_is_the_step_here(dtype, name, monkeypatch):
     assert len(Graph.made) > 12 and max(Graph.made) == 3  # a window of four, the first of it without a graph
     assert row == pytest.approx(row_there, abs=1e-6) and row["grad_norm"] > 0
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(weights, weights_there, strict=True))
+
+
+def test_no_pass_of_an_update_waits_for_the_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(model_file, "varlen_attn", lambda q, k, v, *layout, **how: q * k.mean() * v.mean())
+    processes = SimpleNamespace(device=THERE, world=1, gather=lambda value: [value],
+                                sum=lambda values: torch.tensor(values).to(THERE).tolist())
+    batch = [([1, 2, 3, p], Rollout([4, 5, 6], [-4.0] * 3, False)) for p in range(6) for _ in range(2)]
+    found = []
+    for micro_tokens in (1000, 20):
+        config = train_crpo.Config(micro_tokens=micro_tokens)
+        with Elsewhere():
+            policy = on(THERE, init_model(replace(TINY, tie_word_embeddings=False)).bfloat16())
+            policy.reshard = lambda: None
+            advantage = torch.linspace(-1, 1, len(batch)).to(THERE)
+            optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+            waits.clear()
+            reference = train_crpo.reference_logprobs(policy, batch, config, processes)
+            assert not waits
+            train_crpo.update(policy, optimizer, batch, advantage, reference, 0.1, config, processes)
+        found.append((len(train_crpo.micro_batches(batch, micro_tokens)), len(waits)))
+    (one, expected), (many, waited) = found
+    assert one == 1 and many == 3 and waited == expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, which is not here")
