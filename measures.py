@@ -253,7 +253,7 @@ def misreads(sentence, question):
     """Whether a sentence makes up a finding, denies one of the case's, or has one that the case denies."""
     case = case_of(question)
     return bool(rewards.unsupported("", question, [sentence])) or any(
-        denied != case.findings[f].negated for f, (_, denied) in mentions(sentence, case).items())
+        denied != case.findings[f].negated for f, (_, denied) in mentions(tuple(sentence), case).items())
 
 
 def choice(response, options):

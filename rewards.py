@@ -197,6 +197,7 @@ ASIDE = TURNS | GENERAL
 BOUNDARY = TURNS - {"though"} | word_set("that which so therefore thus hence unlikely likely : due")
 HAS = word_set("has had have present report complain exhibit experience develop")
 CLAIM_STOPS = BOUNDARY | ATTRIBUTION | PATIENT
+CLAIM_TURNS = BOUNDARY | POINTS | HAS | EVIDENCED | word_set("presence given explain because")  # what claims() looks at
 HEDGED = word_set("likely probably suspected suspect diagnosis therefore")
 # a false value is charged in spite of these: hedged, it would stand beside true ones for nothing
 MODAL = {"can", "could", "may", "might"}
@@ -226,6 +227,7 @@ SETS_APART = CLAIM_ENDS - COPULA | word_set("unlike rather than instead")
 TAKES_BACK = NOT_AFTER | DENIES | {"not", "neither", "nor"}
 
 
+@lru_cache(maxsize=8)  # the verifiers ask for the same ones; nobody changes them
 def sentences(text):
     """The sentences of the first READ characters as lists of at most 80 tokens; markup and headings end a sentence."""
     whole = map(tokens_of, SENTENCE_END.split(MARKUP.sub(". ", plain(text[:READ]))))
@@ -373,13 +375,14 @@ def denied_at(sentence, first, last):
         return True
     copula = not COPULA.isdisjoint(sentence[last + 1:last + 2])
     after = sentence[last + 1 + copula:last + 3 + copula]
-    if after[:1] == ["not"]:
+    if "not" in after[:1]:
         return not NOT_SEEN.isdisjoint(after[1:])
     return not NOT_AFTER.isdisjoint(after[:1]) and (copula or not after[1:] or after[1] in JOINTS)
 
 
+@lru_cache(maxsize=512)  # the verifiers ask for the same ones; nobody changes them
 def mentions(sentence, case):
-    """The findings that a sentence mentions: {place in case.findings: (positions in the sentence, denied)}.
+    """The findings that a sentence, a tuple, mentions: {place in case.findings: (positions in the sentence, denied)}.
 
     A mention repeats every number, and all words of a short phrase, three quarters of a longer one, or one beside a
     value, close together, with room for one content word between. Longer findings come first and no word serves two, so
@@ -446,7 +449,7 @@ def is_copy(conclusion, dx, case):
 
 def phrases_of(said, case, chosen):
     """The question's phrases that sentences repeat: places of findings, and "answer" if they name the chosen option."""
-    found = {f for sentence in said for f in mentions(sentence, case)}
+    found = {f for sentence in said for f in mentions(tuple(sentence), case)}
     line, name = as_line(t for sentence in said for t in sentence), case.options.get(chosen, "")
     return found | {"answer"} if name.strip() and name in line else found
 
@@ -514,7 +517,7 @@ def is_effective(token, visible, scripts):
     nothing. Two Greek letters may stand in a word: "TNF-α".
     """
     return (len(token) <= LONGEST_WORD and visible.issuperset(token) and SIGNIFICANT.search(token) is not None
-            and ("GREEK" in scripts or sum(c in GREEK for c in token) <= 2))
+            and (token.isascii() or "GREEK" in scripts or sum(c in GREEK for c in token) <= 2))
 
 
 def loops(tokens):
@@ -567,7 +570,7 @@ def citations(response, question, said=None):
         if not_inferred.issuperset(inferring):
             continue
         claimed = {p for stretch in stretches for p in range(len(sentence))[stretch]}
-        right = sorted((places, f) for f, (places, denied) in mentions(sentence, case).items()
+        right = sorted((places, f) for f, (places, denied) in mentions(tuple(sentence), case).items()
                        if denied == case.findings[f].negated and claimed.issuperset(places))
         cited.update((case.findings[f].text, None) for _, f in right[:CITED_PER_SENTENCE])
     return list(cited)
@@ -592,7 +595,8 @@ def rejection_reason(sentence, letter, case):
     once = line = as_line(sentence)
     for name in (name for name, of in case.names if of == letter):
         once, line = once.replace(name, " ", 1), line.replace(name, " ")
-    words, found = line.split(), mentions(once.split(), case)  # "heart" is unlikely as the heart sounds are normal
+    words = line.split()
+    found = mentions(tuple(once.split()), case)  # "heart" is unlikely as the heart sounds are normal
     if any(denied != case.findings[f].negated for f, (_, denied) in found.items()):
         return frozenset()
     lacking = not LACKING.isdisjoint(words) or any(f" not {word} " in line for word in NOT_SEEN)
@@ -653,8 +657,9 @@ def claims(sentence):
     attribution ("X supports", "X, which points to") or "is present", and after "the patient has", "presence of",
     "given", "explains", "because of", "supported by"; none if it speaks in general."""
     start, reason = 0, 0
-    for place, token in enumerate(sentence if GENERAL.isdisjoint(sentence) else ()):
-        after = sentence[place + 1:place + 2]
+    turns = [p for p, token in enumerate(sentence) if token in CLAIM_TURNS]
+    for place in turns if GENERAL.isdisjoint(sentence) else ():
+        token, after = sentence[place], sentence[place + 1:place + 2]
         if token in BOUNDARY and not (token in ("which", "that") and not POINTS.isdisjoint(after)):
             start = place + 1
             reason = start if token in ("because", "since", "as") else reason
@@ -700,7 +705,7 @@ def contradicted(sentence, case):
     or contrast before it excuses, as does one that takes it back: "the absence of trauma, fever, and rash points to".
     """
     claimed = {p for stretch in claims(sentence) for p in range(len(sentence))[stretch]}
-    for f, (places, _) in mentions(sentence, case).items() if claimed else ():
+    for f, (places, _) in mentions(tuple(sentence), case).items() if claimed else ():
         finding, end = case.findings[f], places[-1] + 1
         if (finding.negated and not finding.numbers and finding.words.isdisjoint(case.present)
                 and claimed.issuperset(places) and SETS_APART.isdisjoint(sentence[:end])
