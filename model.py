@@ -192,7 +192,7 @@ class Cache:
         self.end = 0
 
     def inside(self):
-        """Whether open() would meet the same tensors as before; on CUDA the same rows then decode by the same graph."""
+        """Whether open() would find the same tensors as before: on CUDA the same rows then go on by the same graph."""
         return self.length < self.end
 
     def open(self):
@@ -256,6 +256,11 @@ class Rearranged(torch.autograd.Function):
         return grad.index_select(0, ctx.saved_tensors[0]), None, None
 
 
+def sent(x, device):
+    """A CPU tensor on its way to the device: nothing waits until a GPU has done what it was asked before."""
+    return (x.pin_memory() if torch.device(device).type == "cuda" else x).to(device, non_blocking=True)
+
+
 class Packed:
     """Prompts and responses as one row of tokens: each different prompt once, then the responses, none padded.
 
@@ -276,16 +281,15 @@ class Packed:
         first = [0] * len(index) + [len(self.shared[i]) for i in self.owner]  # the position of a piece's first token
         positions = torch.cat([torch.arange(a, a + len(part)) for a, part in zip(first, parts)])
         source = torch.cat([x for i, part in zip(self.owner, self.own) for x in (self.shared[i][-1:], part)])
-        ids, positions, self.source, self.labels = (
-            F.pad(x, (0, WHOLE - len(x) % WHOLE)).to(device, non_blocking=True)  # nothing here waits for a GPU
-            for x in (ids, positions, source, labels))
+        ids, positions, self.source, self.labels = (sent(F.pad(x, (0, WHOLE - len(x) % WHOLE)), device)
+                                                    for x in (ids, positions, source, labels))
         self.ids, self.positions, self.count = ids[None], positions[None], len(labels)
         self.layout = None  # of attention, the same for all layers
 
     def attend(self, layer, q, k, v):
         """Attention of the whole row: prompts causally, responses to their prompt and themselves. q: [1, H, n, Dh]"""
         if not self.layout:
-            flash = q.is_cuda and q.dtype != torch.float32 and torch.cuda.get_device_capability(q.device) >= (8, 0)
+            flash = q.is_cuda and q.dtype == torch.bfloat16 and torch.cuda.get_device_capability(q.device) >= (8, 0)
             self.layout = (_flash, *self._row(q)) if flash else (_masked, *self._padded(q, k))
         attention, *layout = self.layout
         return attention(q, k, v, *layout)
@@ -293,11 +297,11 @@ class Packed:
     def _row(self, q):
         """For flash attention: where the keys of each piece stand (a response's are its prompt's and its own), where
         each piece's queries and keys begin, and the longest of both. Padding is a piece by itself."""
-        spare = torch.arange(len(torch.cat(self.shared + self.own)), self.ids.shape[1])
+        spare = torch.arange(sum(map(len, self.shared + self.own)), self.ids.shape[1])
         keys = [*self.shared, *(torch.cat((self.shared[i], part)) for i, part in zip(self.owner, self.own)), spare]
         lengths = [torch.tensor([len(x) for x in pieces]) for pieces in ((*self.shared, *self.own, spare), keys)]
         places = [torch.cat(keys), *(F.pad(x.cumsum(0), (1, 0)).int() for x in lengths)]
-        return *(x.to(q.device, non_blocking=True) for x in places), *(int(x.max()) for x in lengths)
+        return *(sent(x, q.device) for x in places), *(int(x.max()) for x in lengths)
 
     def _padded(self, q, k):
         """For attention by a mask: all prompts [B, P] and all responses [N, T], padded with the row's last place, and

@@ -2,7 +2,7 @@
 
 The prompts of a batch are prefilled once each; their keys and values are held once for the rows of a group while those
 are more than two on average (model.Cache). Every decode step draws one token a row. A row that has drawn an EOS is
-retired, and the batch is compacted when enough rows are; on CUDA, where that means to record a graph anew, only when
+retired, and the batch is compacted when enough rows are; on CUDA, where that means to record a graph anew, mostly when
 that is due anyway.
 
 Each rollout owns a stream of uniform numbers, one a token, fixed by its seed before anything is drawn; a token is the
@@ -212,9 +212,6 @@ def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p,
     rows = [rollout for group in rollouts for rollout in group]  # of the batch
     for t in range(max_new_tokens):
         token, logprob = draw(logits, noise[t], temperature, top_p, top_k)
-        early = cache.inside() and t + 1 < max_new_tokens  # so that a GPU has work while the tokens are looked at
-        if early:
-            logits = step(token, lengths + t, cache)
         for rollout, drawn, value in zip(rows, token.tolist(), logprob.tolist()):
             if not rollout.finished:  # one that has ended is drawn on until the batch is compacted
                 rollout.ids.append(drawn)
@@ -223,9 +220,8 @@ def _generate(step, prompts, seeds, max_new_tokens, eos_ids, temperature, top_p,
         running = [i for i, rollout in enumerate(rows) if not rollout.finished]
         if not running or t + 1 == max_new_tokens:
             break
-        if early:
-            continue
-        if len(running) <= 0.9 * len(rows):  # compacting copies the cache, so it waits for a tenth of the rows
+        # Compacting copies the cache, so it waits for a tenth of the rows; where a graph would be lost, for half.
+        if len(running) <= (0.5 if cache.inside() else 0.9) * len(rows):
             rows = [rows[i] for i in running]
             keep = torch.tensor(running, device=device)
             token, lengths, noise = token[keep], lengths[keep], noise[:, keep]

@@ -36,7 +36,7 @@ import rewards
 import run
 from data import Tokenizer, encode_prompts, load_questions
 from eval import Config as EvalConfig, evaluate
-from model import Packed
+from model import Packed, sent
 from run import dtype_option, option
 from sampler import Rollout, generate
 from stream import digest_of
@@ -232,14 +232,14 @@ def update(model, optimizer, batch, advantage, ref_logprob, beta, config, proces
     if not tokens:
         return {}
     sums, losses, device = torch.zeros(4, dtype=torch.float64, device=processes.device), [], processes.device
-    # No collective in here, as processes without rows skip the rest; and nothing that waits for a GPU, which would then
-    # stand still until the next pass has begun.
+    # No collective in here, as processes without rows skip the rest; nor what waits for a GPU, which would stand still
+    # until the next pass has begun (attention by a mask still does).
     for part, rows in passes(batch, config, processes):
         if not part:
             logprobs_of(model, rows, config, device)[0].sum().mul(0).backward()
             continue
-        of = torch.tensor([n for n, (_, r) in zip(part, rows) for _ in r.ids]).to(device, non_blocking=True)  # [n]
-        old = torch.tensor([x for _, r in rows for x in r.logprobs]).to(device, non_blocking=True)  # [n]
+        of = sent(torch.tensor([n for n, (_, r) in zip(part, rows) for _ in r.ids]), device)  # [n]
+        old = sent(torch.tensor([x for _, r in rows for x in r.logprobs]), device)  # [n]
         logprob, entropy = logprobs_of(model, rows, config, device, entropy_grad=config.entropy_bonus != 0)
         loss, clipped = policy_loss(logprob, old, advantage.float()[of], config.clip)
         if ref_logprob is not None:
@@ -249,10 +249,10 @@ def update(model, optimizer, batch, advantage, ref_logprob, beta, config, proces
         (loss.sum() / tokens * processes.world).backward()
         sums += torch.stack([x.detach().double().sum() for x in (loss, entropy, clipped, (logprob - old).abs())])
         losses += zip(part, loss.detach().split([len(r.ids) for _, r in rows]))
-    bad = [n for n, x in losses if not x.isfinite().all()] if not sums.isfinite().all() else []
     means = [x / tokens for x in processes.sum(sums.tolist())]
     norm, finite = run.step_if_finite(model, optimizer, means[0], config.grad_clip)
     if not finite:
+        bad = [n for n, x in losses if not x.isfinite().all()]
         return {"nonfinite": bad if processes.sum([len(bad)])[0] else list(range(len(batch)))}
     return dict(zip(UPDATE_METRICS, [*means, norm], strict=True))
 

@@ -274,8 +274,37 @@ def slow_varlen(q, k, v, q_begins, k_begins, longest_q, longest_k, window_size, 
         later = torch.ones(a.shape[1], b.shape[1]).triu(1 + b.shape[1] - a.shape[1]).bool()
         weight = (a @ b.mT * a.shape[-1] ** -0.5).masked_fill(later, -torch.inf).softmax(-1)
         out.append((weight @ c).transpose(0, 1))
-        assert a.shape[1] <= longest_q and b.shape[1] <= longest_k and window_size == (-1, 0)
+    assert q_begins.dtype == k_begins.dtype == torch.int32 and window_size == (-1, 0)
+    assert longest_q == q_begins.diff().max() and longest_k == k_begins.diff().max()
     return torch.cat(out)
+
+
+def test_flash_attention_is_asked_as_torch_wants_it():
+    """On tensors without values, as it is for a GPU only."""
+    packed = Packed([[1, 2], [3]], [[4, 5, 6], [7]], "cpu")
+    q, k, v = (torch.empty(1, heads, WHOLE, 16, dtype=torch.bfloat16, device="meta", requires_grad=True)
+               for heads in (6, 2, 2))
+    y = model_file._flash(q, k, v, *packed._row(q))
+    y.backward(y)
+    assert y.shape == q.shape == q.grad.shape and v.grad.shape == v.shape
+
+
+def test_a_layout_is_made_once(monkeypatch):
+    made, padded = [], Packed._padded
+    monkeypatch.setattr(Packed, "_padded", lambda self, *args: made.append(1) or padded(self, *args))
+    init_model(replace(TINY, num_hidden_layers=3)).token_logprobs(Packed([[5, 6]], [[7, 0, 0]], "cpu"))
+    assert len(made) == 1
+
+
+def test_swiglu_has_the_gradients_of_its_formula():
+    given, upstream = torch.randn(2, 7, 24), torch.randn(7, 24)
+    found = []
+    for swiglu in (model_file.SwiGLU.apply, lambda gate, up: F.silu(gate) * up):
+        gate, up = (x.clone().requires_grad_() for x in given)
+        y = swiglu(gate, up)
+        y.backward(upstream)
+        found.append((y, gate.grad, up.grad))
+    assert all(map(torch.equal, *found))
 
 
 def test_flash_attention_of_the_row_is_the_masked_one(monkeypatch):
