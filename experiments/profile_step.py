@@ -10,7 +10,6 @@ pass together (--micro-tokens), twice before it is profiled.
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 import torch
