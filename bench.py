@@ -288,7 +288,7 @@ def bench_step(args, device):
     config, total = PRESETS[args.preset], args.prompts * args.group
     step, rows = step_parts(args, processes), []
     torchs, rate = matmul_rate(device, processes.dtype)
-    step(min(args.prompts, WARM // 4), own=True)
+    step(min(args.prompts, 8), own=True)
     peer, ours = [], lambda: rows.append(step(own=True))
     if args.peer:
         peer = trl_seconds(args, ours)

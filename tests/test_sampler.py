@@ -45,11 +45,15 @@ def test_a_rollout_depends_on_its_seed_and_prompt_only(model, monkeypatch):
         passed.clear()
     monkeypatch.undo()
     made, rows, step = Cache.__init__, [], sampler.Step.__call__
-    monkeypatch.setattr(Cache, "__init__", lambda self, *args: made(self, *args) or setattr(self, "window", 4))
     monkeypatch.setattr(sampler.Step, "__call__", lambda self, token, *args: rows.append(len(token)) or step(
         self, token, *args))
-    assert [[r.ids for r in g] for g in generate(model, PROMPTS, SEEDS, 30, EOS)] == expected
-    assert {t % 4 for t in range(1, len(rows)) if rows[t] != rows[t - 1]} == {0}  # compacted where a window ends
+    for window in (4, 64):  # compacted for a tenth of the rows where a window ends, for half within one
+        monkeypatch.setattr(Cache, "__init__", lambda self, *args: made(self, *args) or setattr(self, "window", window))
+        assert [[r.ids for r in g] for g in generate(model, PROMPTS, SEEDS, 30, EOS)] == expected
+        left = [(t, after / before) for t, (before, after) in enumerate(zip(rows, rows[1:]), 1) if after < before]
+        assert all(t % window == 0 or share <= 0.5 for t, share in left)
+        assert (max(share for _, share in left) > 0.5) == (window == 4)
+        rows.clear()
     monkeypatch.undo()
     passed.clear()
     generate(model, PROMPTS, [[0, 1]] * 4, 2, EOS, max_rows=5)
